@@ -1,0 +1,89 @@
+"""What the service says about itself, as plain values.
+
+`tasks/overview.py` gathers it, ``web/`` renders it: once as JSON, once as metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .model import Job, JobId, Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The answer of ``GET /health``, from cached facts only."""
+
+    status: str  #: healthy, degraded or draining
+    problems: tuple[str, ...] = ()  #: what is wrong, without paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QbittorrentContact:
+    """What we know of qBittorrent since the last call."""
+
+    reachable: bool
+    version: str | None = None
+    web_api_version: str | None = None
+    last_contact_at: float | None = None
+    problem: str | None = None  #: what is wrong and how to mend it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningJob:
+    """One job that a worker has now."""
+
+    id: JobId
+    hash: str
+    name: str
+    kind: str  #: "tiering"; relocation is one later
+    phase: Phase
+    started_at: float
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueFigures:
+    """The queue at one moment."""
+
+    size: int
+    capacity: int
+    waiting: int  #: jobs waiting for a time or a condition; they hold no place
+    oldest_s: float | None  #: age of the job queued longest
+    items: tuple[Job, ...]  #: the first 20, in order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierFigures:
+    """One tier, from a cached probe; None where it could not be asked."""
+
+    path: str
+    total_bytes: int | None
+    free_bytes: int | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """Everything ``GET /status`` shows."""
+
+    status: str
+    version: str
+    started_at: float
+    now: float
+    uptime_s: float
+    last_activity_at: float | None
+    qbittorrent: QbittorrentContact
+    max_concurrent: int
+    running: tuple[RunningJob, ...]
+    queue: QueueFigures
+    ssd: TierFigures
+    hdd: TierFigures
+    threshold_bytes: int
+    target_bytes: int
+    statistics: Mapping[str, int]  #: counters since the journal began
+    recent: tuple[Job, ...]

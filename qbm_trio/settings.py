@@ -1,0 +1,1 @@
+"""Settings from the environment. (Placeholder until the real one lands.)"""
