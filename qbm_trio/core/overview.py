@@ -37,7 +37,7 @@ class RunningJob:
     id: JobId
     hash: str
     name: str
-    kind: str  #: "tiering"; relocation is one later
+    kind: str  #: "tiering"; later also "relocation"
     phase: Phase
     started_at: float
     bytes_done: int
