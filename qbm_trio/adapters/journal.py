@@ -1,0 +1,231 @@
+"""The journal: SQLite, one writer, group commit.
+
+Every write is an *operation*: a function that takes the connection. Operations
+handed in while a commit is on its way to the disk share the next one, so that
+32 clients cost about as many ``fsync`` as one. A result is delivered only after
+the commit, so whoever has it may answer 202.
+
+The operations are in ``journal_jobs.py`` and ``journal_copies.py``. With
+``locking_mode=EXCLUSIVE`` there is one connection; reads go the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
+
+import outcome
+import trio
+
+from ..core.errors import JournalUnwritable
+from .journal_schema import migrate
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Operation = Callable[[sqlite3.Connection], T]
+
+FILE_NAME: Final = "journal.sqlite3"
+MOST_PER_COMMIT: Final = 512
+MISUSE: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
+"""Errors of one operation; the others say that the disk refused."""
+
+
+class Pending(Generic[T]):
+    """An operation on its way. Its effect stands or falls without the caller."""
+
+    def __init__(
+        self, operation: Operation[T], on_done: Callable[[outcome.Outcome[T]], None] | None
+    ) -> None:
+        self._operation = operation
+        self._on_done = on_done
+        self._done = trio.Event()
+        self._outcome: outcome.Outcome[T] | None = None
+
+    async def wait(self) -> T:
+        """Wait until it is on disk and return its result.
+
+        Cancellation: stops the waiting only.
+
+        Raises:
+            JournalUnwritable: nothing of it is on the disk.
+            QbmError: what the operation itself raised; nothing of it is on the disk.
+        """
+        await self._done.wait()
+        assert self._outcome is not None
+        # Unwrapped by hand: several tasks may wait for one operation, and an
+        # Outcome can be unwrapped only once.
+        if isinstance(self._outcome, outcome.Value):
+            value: T = self._outcome.value
+            return value
+        assert isinstance(self._outcome, outcome.Error)
+        raise self._outcome.error
+
+    # -- the writer thread's side
+
+    def perform(self, connection: sqlite3.Connection) -> None:
+        """Run inside the batch's transaction; a failure undoes this operation alone."""
+        connection.execute("SAVEPOINT operation")
+        try:
+            self._outcome = outcome.Value(self._operation(connection))
+        except Exception as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, MISUSE):
+                raise  # the disk, not the operation: the whole batch fails
+            self._outcome = outcome.Error(error)
+            connection.execute("ROLLBACK TO operation")
+        connection.execute("RELEASE operation")
+
+    def fail(self, error: BaseException) -> None:
+        """Record that the batch did not reach the disk."""
+        self._outcome = outcome.Error(error)
+
+    # -- back in the trio thread
+
+    def deliver(self) -> None:
+        """Tell the owner, then whoever waits."""
+        assert self._outcome is not None
+        if self._on_done is not None:
+            self._on_done(self._outcome)
+        self._done.set()
+
+
+class Journal:
+    """An open journal. `run` must run for anything to be written."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self.path = path
+        self._inbox: SimpleQueue[Pending[object] | None] = SimpleQueue()
+        self._closing = False
+        self.problem: str | None = None  #: why the last commit failed; None when it did not
+
+    @classmethod
+    def open(cls, state_dir: Path) -> Journal:
+        """Open or create the journal and bring its schema up to date. Blocks.
+
+        Raises:
+            JournalTooNew: see ``journal_schema``.
+            JournalUnwritable: it cannot be opened or written.
+        """
+        path = state_dir / FILE_NAME
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            for pragma in (
+                "locking_mode=EXCLUSIVE",
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "foreign_keys=ON",
+                "busy_timeout=0",
+                "cache_size=-4096",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+            migrate(connection)
+        except sqlite3.Error as error:
+            raise JournalUnwritable(
+                f"the journal {path} cannot be opened: {error}; "
+                "check the disk, its free space and the folder's owner"
+            ) from error
+        return cls(connection, path)
+
+    async def run(
+        self,
+        limiter: trio.CapacityLimiter,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Write until `close` is called; then flush, checkpoint and close the file.
+
+        Cancellation: none until `close`: a cancelled writer would strand every
+        task that waits for a commit.
+        """
+        token = trio.lowlevel.current_trio_token()
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._write_loop, token, limiter=limiter)
+
+    def submit(
+        self, operation: Operation[T], on_done: Callable[[outcome.Outcome[T]], None] | None = None
+    ) -> Pending[T]:
+        """Hand in an operation without waiting. ``on_done`` runs in the trio thread.
+
+        It runs after the commit and before any waiter goes on, also when the
+        waiter was cancelled: what must follow a commit belongs there.
+        """
+        pending = Pending(operation, on_done)
+        if self._closing:
+            pending.fail(JournalUnwritable("the journal is closed: the service is stopping"))
+            pending.deliver()
+        else:
+            self._inbox.put(pending)  # type: ignore[arg-type]  # Pending[T] is only written to
+        return pending
+
+    async def do(self, operation: Operation[T]) -> T:
+        """Hand in an operation and wait for it; see `Pending.wait`."""
+        return await self.submit(operation).wait()
+
+    def close(self) -> None:
+        """Let `run` end after what was handed in so far."""
+        if not self._closing:
+            self._closing = True
+            self._inbox.put(None)
+
+    # -- the writer thread
+
+    def _write_loop(self, token: trio.lowlevel.TrioToken) -> None:
+        last = False
+        while not last:
+            batch, last = self._next_batch()
+            if batch:
+                self._commit(batch)
+                # RunFinishedError: the loop died under us; nobody is left to tell.
+                with suppress(trio.RunFinishedError):
+                    token.run_sync_soon(self._deliver, batch)
+        with suppress(sqlite3.Error):  # the WAL is complete without it
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+
+    def _next_batch(self) -> tuple[list[Pending[object]], bool]:
+        batch: list[Pending[object]] = []
+        item = self._inbox.get()
+        while True:
+            if item is None:
+                return batch, True
+            batch.append(item)
+            if len(batch) == MOST_PER_COMMIT:
+                return batch, False
+            try:
+                item = self._inbox.get_nowait()
+            except Empty:
+                return batch, False
+
+    def _commit(self, batch: list[Pending[object]]) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for pending in batch:
+                pending.perform(self._connection)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+            self.problem = str(error)
+            log.error("journal: %d operations could not be written: %s", len(batch), error)
+            for pending in batch:
+                pending.fail(
+                    JournalUnwritable(
+                        f"the journal cannot be written ({error}); nothing was accepted; "
+                        "free space on the disk of STATE_DIR or mend it, then send again"
+                    )
+                )
+        else:
+            self.problem = None
+
+    @staticmethod
+    def _deliver(batch: list[Pending[object]]) -> None:
+        for pending in batch:
+            pending.deliver()

@@ -1,0 +1,366 @@
+"""What can be done to the journal's jobs: operations for `journal.Journal`.
+
+Each takes the connection first and runs inside the writer's transaction. Moves
+go through the lifecycle table, so that two requests which race end as one
+legal move and one `IllegalMove`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Final
+
+from ..core.errors import NoSuchJob, WrongState
+from ..core.lifecycle import ACTIVE, Event, after
+from ..core.model import (
+    Job,
+    JobId,
+    JobState,
+    Notification,
+    OnConflict,
+    Outcome,
+    Phase,
+    TorrentId,
+    WaitReason,
+)
+
+_COLUMNS: Final = ", ".join(Job.__dataclass_fields__)
+_ALIVE: Final = "state IN ('queued', 'waiting', 'running')"
+_IN_ORDER: Final = "ORDER BY head DESC, priority DESC, seq"
+
+COUNTED: Final = {
+    Event.FINISH: "torrents_processed",
+    Event.FAIL: "torrents_failed",
+    Event.INTERRUPT: "jobs_recovered",
+}
+"""Counters that a move adds one to, in the same transaction."""
+
+
+def _job(row: tuple[object, ...]) -> Job:
+    values = dict(zip(Job.__dataclass_fields__, row, strict=True))
+    for name, kind in _ENUMS.items():
+        if values[name] is not None:
+            values[name] = kind(str(values[name]))
+    values["head"] = bool(values["head"])
+    return Job(**values)  # type: ignore[arg-type]  # the schema holds the types
+
+
+_ENUMS: Final[Mapping[str, type[StrEnum]]] = {
+    "state": JobState,
+    "phase": Phase,
+    "wait_reason": WaitReason,
+    "outcome": Outcome,
+    "on_conflict": OnConflict,
+}
+
+
+def _select(connection: sqlite3.Connection, rest: str, values: Iterable[object] = ()) -> list[Job]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs {rest}", tuple(values))
+    return [_job(row) for row in rows]
+
+
+def _update(connection: sqlite3.Connection, job_id: JobId, changes: Mapping[str, object]) -> Job:
+    sets = ", ".join(f"{name} = ?" for name in changes)
+    (row,) = connection.execute(
+        f"UPDATE jobs SET {sets} WHERE id = ? RETURNING {_COLUMNS}", (*changes.values(), job_id)
+    )
+    return _job(row)
+
+
+def count(connection: sqlite3.Connection, name: str, by: int = 1) -> None:
+    """Add to one of the counters that ``/status`` shows."""
+    connection.execute(
+        "INSERT INTO counters VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        (name, by),
+    )
+
+
+def counters(connection: sqlite3.Connection) -> dict[str, int]:
+    """All counters, since the journal began."""
+    return dict(connection.execute("SELECT name, value FROM counters").fetchall())
+
+
+def meta(connection: sqlite3.Connection, name: str) -> str | None:
+    """A lasting fact, such as this instance's id."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Record a lasting fact."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now: float) -> Job:
+    """Write a new job."""
+    row = connection.execute(
+        "INSERT INTO jobs (id, hash, name, category, priority, state, bytes_total,"
+        f" accepted_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
+        (
+            job_id,
+            n.hash,
+            n.name,
+            n.category,
+            n.priority,
+            JobState.QUEUED,
+            n.size_bytes,
+            now,
+            now,
+        ),
+    ).fetchone()
+    return _job(row)
+
+
+def get(connection: sqlite3.Connection, job_id: JobId) -> Job:
+    """One job.
+
+    Raises:
+        NoSuchJob: there is none with this id.
+    """
+    found = _select(connection, "WHERE id = ?", (job_id,))
+    if not found:
+        raise NoSuchJob(f"there is no job {job_id}; GET /jobs lists those the journal has")
+    return found[0]
+
+
+def newest(
+    connection: sqlite3.Connection,
+    *,
+    state: JobState | None = None,
+    limit: int = 100,
+    before: JobId | None = None,
+) -> list[Job]:
+    """Jobs, newest first, optionally those admitted before the job ``before``.
+
+    Raises:
+        NoSuchJob: ``before`` is not in the journal.
+    """
+    where, values = ["1"], list[object]()
+    if state is not None:
+        where.append("state = ?")
+        values.append(state)
+    if before is not None:
+        where.append("seq < ?")
+        values.append(get(connection, before).seq)
+    return _select(
+        connection, f"WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?", (*values, limit)
+    )
+
+
+def recent(connection: sqlite3.Connection, limit: int) -> list[Job]:
+    """The jobs that ended last."""
+    return _select(
+        connection,
+        "WHERE finished_at IS NOT NULL AND state NOT IN ('queued', 'waiting', 'running')"
+        " ORDER BY finished_at DESC LIMIT ?",
+        (limit,),
+    )
+
+
+def alive(connection: sqlite3.Connection) -> list[Job]:
+    """Every job with work to do, in the order of the queue."""
+    return _select(connection, f"WHERE {_ALIVE} {_IN_ORDER}")
+
+
+def move(
+    connection: sqlite3.Connection,
+    job_id: JobId,
+    event: Event,
+    *,
+    now: float,
+    changes: Mapping[str, object] | None = None,
+) -> Job:
+    """Let ``event`` happen to a job, with other columns changed along with it.
+
+    Raises:
+        NoSuchJob: there is none with this id.
+        IllegalMove: the lifecycle table does not allow it now.
+    """
+    job = get(connection, job_id)
+    state = after(job.state, event)
+    if event in COUNTED:
+        count(connection, COUNTED[event])
+    columns: dict[str, object] = {
+        "state": state,
+        "updated_at": now,
+        "wait_reason": None,
+        "next_at": None,
+        **(changes or {}),
+    }
+    if state is not JobState.RUNNING:
+        columns["phase"] = None
+    if state not in ACTIVE:
+        columns |= {"finished_at": now, "head": 0}
+    return _update(connection, job_id, columns)
+
+
+def begin(connection: sqlite3.Connection, job_id: JobId, *, now: float) -> Job:
+    """A worker takes the job: it is resolving."""
+    return move(
+        connection,
+        job_id,
+        Event.TAKE,
+        now=now,
+        changes={"phase": Phase.RESOLVING, "started_at": now, "error": None, "error_code": None},
+    )
+
+
+def enter(
+    connection: sqlite3.Connection,
+    job_id: JobId,
+    phase: Phase,
+    *,
+    now: float,
+    changes: Mapping[str, object] | None = None,
+) -> Job:
+    """Record that a running job begins ``phase``.
+
+    Raises:
+        WrongState: it does not run any more: it was cancelled meanwhile.
+    """
+    job = get(connection, job_id)
+    if job.state is not JobState.RUNNING:
+        raise WrongState(f"the job {job_id} is {job.state}, it cannot begin {phase}")
+    return _update(connection, job_id, {"phase": phase, "updated_at": now, **(changes or {})})
+
+
+def cancel(connection: sqlite3.Connection, job_id: JobId, *, now: float) -> Job:
+    """Cancel a job, also a running one that has not begun to publish.
+
+    Raises:
+        NoSuchJob: there is none with this id.
+        WrongState: it has ended, or its files are being put in place.
+    """
+    job = get(connection, job_id)
+    if job.state not in ACTIVE:
+        raise WrongState(f"the job {job_id} is {job.state} already; nothing was changed")
+    if job.phase in (Phase.PUBLISHING, Phase.TAGGING):
+        raise WrongState(
+            f"the job {job_id} is {job.phase}: its verified files are being put in place "
+            "and it ends in a moment; nothing was changed"
+        )
+    return move(connection, job_id, Event.CANCEL, now=now)
+
+
+def clear(connection: sqlite3.Connection, *, now: float) -> list[JobId]:
+    """Clear every job that waits or is queued; return them."""
+    ids = [
+        JobId(job_id)
+        for (job_id,) in connection.execute(
+            "SELECT id FROM jobs WHERE state IN ('queued', 'waiting')"
+        )
+    ]
+    for job_id in ids:
+        move(connection, job_id, Event.CLEAR, now=now)
+    return ids
+
+
+def again(
+    connection: sqlite3.Connection, job_id: JobId, *, on_conflict: OnConflict, now: float
+) -> Job:
+    """Queue a failed, cancelled or cleared job again, as if it were new.
+
+    Raises:
+        NoSuchJob: there is none with this id.
+        WrongState: it is in another state, or its torrent has another job alive.
+    """
+    job = get(connection, job_id)
+    if job.state not in (JobState.FAILED, JobState.CANCELLED, JobState.CLEARED):
+        raise WrongState(
+            f"the job {job_id} is {job.state}; only a failed, cancelled or cleared one "
+            "can be queued again"
+        )
+    hashes = (job.hash, job.torrent_id or job.hash)
+    others = _select(
+        connection,
+        f"WHERE {_ALIVE} AND (hash IN (?, ?) OR torrent_id = ?)",
+        (*hashes, job.torrent_id),
+    )
+    if others:
+        raise WrongState(
+            f"the torrent has the job {others[0].id} already, which is "
+            f"{others[0].state}; nothing was changed"
+        )
+    return move(
+        connection,
+        job_id,
+        Event.RETRY,
+        now=now,
+        changes={
+            "attempts": 0,
+            "on_conflict": on_conflict,
+            "error": None,
+            "error_code": None,
+            "finished_at": None,
+        },
+    )
+
+
+def raise_priority(
+    connection: sqlite3.Connection, job_id: JobId, priority: int, *, now: float
+) -> Job:
+    """Give a job the higher of its own priority and ``priority``."""
+    job = get(connection, job_id)
+    return _update(connection, job_id, {"priority": max(job.priority, priority), "updated_at": now})
+
+
+def resolve(
+    connection: sqlite3.Connection,
+    job_id: JobId,
+    torrent_id: TorrentId,
+    *,
+    aliases: Iterable[str],
+    name: str,
+    now: float,
+) -> tuple[Job, list[Job]]:
+    """Record which torrent a running job is about; two jobs of one torrent become one.
+
+    The later one is merged into the earlier; if the earlier is not running, it
+    goes on in the queue with the higher priority.
+
+    Returns:
+        The job as it is now (perhaps `JobState.MERGED`), and the others that changed.
+    """
+    job = enter(
+        connection,
+        job_id,
+        Phase.RESOLVING,
+        now=now,
+        changes={"torrent_id": torrent_id, "name": name},
+    )
+    hashes = sorted({torrent_id, *aliases} - {""})
+    marks = ", ".join("?" * len(hashes))
+    others = _select(
+        connection,
+        f"WHERE {_ALIVE} AND id != ? AND (torrent_id = ? OR hash IN ({marks})) ORDER BY seq",
+        (job_id, torrent_id, *hashes),
+    )
+    winner = next((o for o in others if o.state is JobState.RUNNING or o.seq < job.seq), None)
+    if winner is not None:
+        priority = max(winner.priority, job.priority)
+        winner = raise_priority(connection, winner.id, priority, now=now)
+        merged = move(connection, job_id, Event.MERGE, now=now, changes={"merged_into": winner.id})
+        return merged, [winner]
+    changed = [
+        move(connection, o.id, Event.MERGE, now=now, changes={"merged_into": job_id})
+        for o in others
+    ]
+    return job, changed
+
+
+def recover(connection: sqlite3.Connection, *, now: float) -> list[Job]:
+    """At start: jobs that ran go to the head of the queue; return all that are alive."""
+    for job in _select(connection, "WHERE state = 'running'"):
+        move(connection, job.id, Event.INTERRUPT, now=now, changes={"head": 1})
+    return alive(connection)
+
+
+def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
+    """Forget jobs that ended before a time; what was published stays recorded."""
+    return connection.execute(
+        "DELETE FROM jobs WHERE finished_at < ? AND state NOT IN ('queued', 'waiting', 'running')",
+        (finished_before,),
+    ).rowcount

@@ -1,0 +1,104 @@
+"""The bounded queue of jobs: a memory channel of tickets, and the order beside it.
+
+The channel carries one ticket for each job up to its capacity, which is the
+bound on admission; the order says which job the next ticket means. The journal
+is the truth: what it hands in at start or after a wait is never refused, so the
+order may hold more jobs than there are tickets, and a taken ticket makes room
+for the next.
+
+The order is a sorted list, not a heap: a job can be removed, its priority
+raised and its position told exactly. Inserting into a list of 10,000 costs
+microseconds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+import trio
+
+from ..core.errors import QueueFull
+from ..core.model import Job, JobId
+
+_Key = tuple[bool, int, int, JobId]
+
+
+class JobQueue:
+    """Jobs in exact order: interrupted ones, then by priority, then oldest first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tickets_in, self._tickets_out = trio.open_memory_channel[None](capacity)
+        self._order: list[_Key] = []
+        self._keys: dict[JobId, _Key] = {}
+        self._reserved = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs may wait in line before notifications are refused."""
+        return int(self._tickets_in.statistics().max_buffer_size)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def reserve(self) -> None:
+        """Hold a place for a job that is on its way to the journal. Never blocks.
+
+        Raises:
+            QueueFull: no place; nothing was changed.
+        """
+        if len(self._order) + self._reserved >= self.capacity:
+            raise QueueFull(
+                f"the queue is full ({self.capacity} jobs); nothing was accepted; "
+                "send again later, or raise QUEUE_CAPACITY"
+            )
+        self._reserved += 1
+
+    def release(self) -> None:
+        """Give back a place held by `reserve`."""
+        self._reserved -= 1
+
+    def put(self, job: Job) -> None:
+        """Line up a job that is in the journal. Never refused; again is harmless."""
+        self.discard(job.id)
+        key = (not job.head, -job.priority, job.seq, job.id)
+        insort(self._order, key)
+        self._keys[job.id] = key
+        self._issue_ticket()
+
+    def discard(self, job_id: JobId) -> bool:
+        """Take a job out of line; say whether it was there."""
+        key = self._keys.pop(job_id, None)
+        if key is None:
+            return False
+        del self._order[bisect_left(self._order, key)]
+        return True
+
+    def position(self, job_id: JobId) -> int:
+        """How many are ahead, counted from 1; 0 if the job is not in line."""
+        key = self._keys.get(job_id)
+        return 0 if key is None else bisect_left(self._order, key) + 1
+
+    def first(self, most: int) -> list[JobId]:
+        """The next jobs, in order."""
+        return [key[-1] for key in self._order[:most]]
+
+    async def take(self) -> JobId:
+        """Wait for the next job and take it out of line.
+
+        Cancellation: a cancelled call has taken nothing.
+        """
+        while True:
+            await self._tickets_out.receive()
+            # No checkpoint from here on: a job is never between two hands.
+            if not self._order:
+                continue  # the ticket of a job that was taken out of line
+            key = self._order.pop(0)
+            del self._keys[key[-1]]
+            self._issue_ticket()
+            return key[-1]
+
+    def _issue_ticket(self) -> None:
+        figures = self._tickets_in.statistics()
+        wanted = min(len(self._order), int(figures.max_buffer_size))
+        if figures.current_buffer_used < wanted:
+            self._tickets_in.send_nowait(None)
