@@ -1,0 +1,313 @@
+"""Jobs in memory and in the journal, kept in step.
+
+HTTP and the workers meet here and nowhere else. Each change is committed to the
+journal first; what follows in memory happens in the commit's callback, so that
+a caller who goes away in between leaves nothing half-done.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from sqlite3 import Connection
+
+import outcome
+import trio
+
+from ..adapters import journal_jobs as ops
+from ..adapters.journal import Journal, Operation, Pending
+from ..core.errors import Draining
+from ..core.lifecycle import ACTIVE, Event
+from ..core.model import (
+    Job,
+    JobId,
+    JobState,
+    Notification,
+    OnConflict,
+    Outcome,
+    Phase,
+    TorrentId,
+    WaitReason,
+)
+from .queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+# Inside `Jobs`, which has a method of that name, `list` is no type.
+_Page = list[Job]
+_Ids = list[JobId]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The answer to a notification, once it is on disk."""
+
+    job: Job
+    duplicate: bool
+    position: int  #: in the queue from 1; 0 when it is not in line
+
+
+class Jobs:
+    """Every live job, its place in the queue, and the moves of its life."""
+
+    def __init__(
+        self, journal: Journal, queue: JobQueue, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._journal = journal
+        self.queue = queue
+        self._clock = clock
+        self._alive: dict[JobId, Job] = {}
+        self._by_hash: dict[str, JobId] = {}
+        self._arriving: dict[str, Pending[Job]] = {}
+        self._stop_running: dict[JobId, Callable[[], None]] = {}
+        self.draining = False
+        self.last_activity_at: float | None = None
+        self.changed = trio.Event()  #: set, and replaced, at each change of a job
+
+    # -- from HTTP
+
+    async def accept(self, n: Notification) -> Accepted:
+        """Take a notification; return once its job is on disk.
+
+        Cancellation: the job is accepted all the same.
+
+        Raises:
+            Draining: the service is stopping.
+            QueueFull: no place in the queue.
+            JournalUnwritable: nothing was accepted.
+        """
+        if self.draining:
+            raise Draining("the service is stopping; nothing was accepted; send again later")
+        arriving = self._arriving.get(n.hash)
+        if arriving is not None:
+            await arriving.wait()
+        known = self._by_hash.get(n.hash)
+        if known is not None:
+            return await self._accept_again(self._alive[known], n.priority)
+        self.queue.reserve()
+        job_id = JobId(secrets.token_hex(8))
+        pending = self._journal.submit(
+            partial(ops.admit, n=n, job_id=job_id, now=self._clock()), partial(self._arrived, n)
+        )
+        self._arriving[n.hash] = pending
+        job = await pending.wait()
+        return Accepted(job=job, duplicate=False, position=self.queue.position(job.id))
+
+    async def _accept_again(self, job: Job, priority: int) -> Accepted:
+        if priority > job.priority:
+            job = await self._write(
+                partial(ops.raise_priority, job_id=job.id, priority=priority, now=self._clock())
+            )
+        return Accepted(job=job, duplicate=True, position=self.queue.position(job.id))
+
+    def _arrived(self, n: Notification, result: outcome.Outcome[Job]) -> None:
+        self.queue.release()
+        del self._arriving[n.hash]
+        if isinstance(result, outcome.Value):
+            job: Job = result.value
+            self._follow(job)
+            log.info("accepted: job %s for %s (priority %d)", job.id, job.hash, job.priority)
+
+    async def cancel(self, job_id: JobId) -> Job:
+        """Cancel a job; a running copy is told to stop.
+
+        Raises:
+            NoSuchJob: there is none with this id.
+            WrongState: it has ended, or its files are being put in place.
+        """
+        return await self._write(partial(ops.cancel, job_id=job_id, now=self._clock()))
+
+    async def retry(self, job_id: JobId, *, on_conflict: OnConflict) -> Job:
+        """Queue a failed, cancelled or cleared job again.
+
+        Raises:
+            Draining: the service is stopping.
+            NoSuchJob: there is none with this id.
+            WrongState: it is in another state, or its torrent has a live job.
+        """
+        if self.draining:
+            raise Draining("the service is stopping; nothing was changed; ask again later")
+        return await self._write(
+            partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock())
+        )
+
+    async def clear(self) -> int:
+        """Clear every job that is not running; return how many there were."""
+        cleared = await self._journal.submit(
+            partial(ops.clear, now=self._clock()), self._cleared
+        ).wait()
+        return len(cleared)
+
+    def _cleared(self, result: outcome.Outcome[_Ids]) -> None:
+        if isinstance(result, outcome.Value):
+            for job_id in result.value:
+                self._forget(job_id)
+            log.info("cleared %d jobs", len(result.value))
+
+    async def get(self, job_id: JobId) -> Job:
+        """One job, as the journal has it.
+
+        Raises:
+            NoSuchJob: there is none with this id.
+        """
+        return await self._journal.do(partial(ops.get, job_id=job_id))
+
+    async def list(self, *, state: JobState | None, limit: int, after: JobId | None) -> _Page:
+        """Jobs, newest first, from the one after ``after``.
+
+        Raises:
+            NoSuchJob: ``after`` is not in the journal.
+        """
+        return await self._journal.do(partial(ops.newest, state=state, limit=limit, before=after))
+
+    # -- from the workers
+
+    async def begin(self, job_id: JobId, stop: Callable[[], None]) -> Job:
+        """A worker takes the job; ``stop`` is called when it is cancelled meanwhile.
+
+        Raises:
+            IllegalMove: it is not queued any more.
+        """
+        self._stop_running[job_id] = stop
+        try:
+            return await self._write(partial(ops.begin, job_id=job_id, now=self._clock()))
+        except BaseException:
+            self._stop_running.pop(job_id, None)
+            raise
+
+    async def enter(self, job_id: JobId, phase: Phase, **changes: object) -> Job:
+        """Record that the running job begins ``phase``.
+
+        Raises:
+            WrongState: it was cancelled meanwhile.
+        """
+        return await self._write(
+            partial(ops.enter, job_id=job_id, phase=phase, now=self._clock(), changes=changes)
+        )
+
+    async def resolve(
+        self, job_id: JobId, torrent_id: TorrentId, *, aliases: tuple[str, ...], name: str
+    ) -> Job:
+        """Record which torrent the job is about; see `journal_jobs.resolve`."""
+        job, changed = await self._journal.submit(
+            partial(
+                ops.resolve,
+                job_id=job_id,
+                torrent_id=torrent_id,
+                aliases=aliases,
+                name=name,
+                now=self._clock(),
+            ),
+            self._resolved,
+        ).wait()
+        for other in changed:
+            log.info("merged: %s and %s are one torrent", job.id, other.id)
+        return job
+
+    def _resolved(self, result: outcome.Outcome[tuple[Job, _Page]]) -> None:
+        if isinstance(result, outcome.Value):
+            job, changed = result.value
+            for each in (job, *changed):
+                self._follow(each)
+
+    async def wait(
+        self, job_id: JobId, reason: WaitReason, message: str, *, delay_s: float, failed: bool
+    ) -> Job:
+        """Put a job aside until ``delay_s`` from now, or until its reason is gone."""
+        now = self._clock()
+        changes: dict[str, object] = {
+            "wait_reason": reason,
+            "next_at": now + delay_s,
+            "error": message,
+        }
+        if failed:
+            changes["attempts"] = self._alive[job_id].attempts + 1
+        return await self._move(job_id, Event.WAIT, changes, now=now)
+
+    async def due(self, job_id: JobId) -> Job:
+        """The wait is over: back into line."""
+        return await self._move(job_id, Event.DUE, {})
+
+    async def finish(self, job_id: JobId, result: Outcome) -> Job:
+        """The job ended well."""
+        return await self._move(
+            job_id, Event.FINISH, {"outcome": result, "error": None, "error_code": None}
+        )
+
+    async def fail(self, job_id: JobId, code: str, message: str, *, attempts: int) -> Job:
+        """The job failed for good; its user can retry it."""
+        changes = {"error_code": code, "error": message, "attempts": attempts}
+        return await self._move(job_id, Event.FAIL, changes)
+
+    async def interrupt(self, job_id: JobId) -> Job:
+        """The service stops while the job runs: at the next start it goes first."""
+        return await self._move(job_id, Event.INTERRUPT, {"head": 1})
+
+    def of(self, job_id: JobId) -> Job | None:
+        """A live job, from memory."""
+        return self._alive.get(job_id)
+
+    def waiting(self) -> _Page:
+        """The jobs that wait for a time or a condition."""
+        return [j for j in self._alive.values() if j.state is JobState.WAITING]
+
+    async def recover(self) -> int:
+        """At start: line up everything the journal has; return how many jobs."""
+        for job in await self._journal.do(partial(ops.recover, now=self._clock())):
+            self._follow(job)
+        return len(self._alive)
+
+    # -- keeping step
+
+    async def _move(
+        self, job_id: JobId, event: Event, changes: Mapping[str, object], now: float | None = None
+    ) -> Job:
+        at = self._clock() if now is None else now
+        return await self._write(
+            partial(ops.move, job_id=job_id, event=event, now=at, changes=changes)
+        )
+
+    async def _write(self, operation: Callable[[Connection], Job]) -> Job:
+        typed: Operation[Job] = operation
+        return await self._journal.submit(typed, self._written).wait()
+
+    def _written(self, result: outcome.Outcome[Job]) -> None:
+        if isinstance(result, outcome.Value):
+            self._follow(result.value)
+
+    def _follow(self, job: Job) -> None:
+        """Bring memory to what the journal now says of ``job``."""
+        if job.state not in ACTIVE:
+            self._forget(job.id)
+        else:
+            self._alive[job.id] = job
+            self._by_hash[job.hash] = job.id
+            if job.torrent_id is not None:
+                self._by_hash[job.torrent_id] = job.id
+            if job.state is JobState.QUEUED:
+                self.queue.put(job)
+            else:
+                self.queue.discard(job.id)
+        if job.state is not JobState.RUNNING:
+            stop = self._stop_running.pop(job.id, None)
+            if stop is not None and job.state is JobState.CANCELLED:
+                stop()
+        self._note_change()
+
+    def _forget(self, job_id: JobId) -> None:
+        self.queue.discard(job_id)
+        job = self._alive.pop(job_id, None)
+        if job is not None:
+            for key in (job.hash, job.torrent_id):
+                if key is not None and self._by_hash.get(key) == job_id:
+                    del self._by_hash[key]
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self.last_activity_at = self._clock()
+        self.changed.set()
+        self.changed = trio.Event()
