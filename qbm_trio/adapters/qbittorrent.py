@@ -1,0 +1,283 @@
+"""qBittorrent, 4.5 to 5.x, through qbittorrent-api in threads.
+
+One session, one thread at a time: qBittorrent answers on its main thread anyway,
+and the library's client must not be shared. Each method here is one HTTP request
+unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, TypeVar, cast
+
+import trio
+from trio_util import AsyncBool  # type: ignore[import-untyped]
+
+from ..core.errors import (
+    QbittorrentError,
+    QbittorrentLoginRefused,
+    QbittorrentUnreachable,
+    TorrentUnknown,
+)
+from ..core.model import Torrent, TorrentFile, TorrentId
+from ..core.overview import QbittorrentContact
+from .qbittorrent_session import Session
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[0-9a-f]{40}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class Qbittorrent:
+    """The `QbittorrentClient` that talks to a real qBittorrent."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int | None = None,
+        username: str = "",
+        password: str = "",
+        api_key: str = "",
+        verify_ssl: bool = True,
+        snapshot_interval_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare; nothing is sent before the first call.
+
+        Args:
+            host: a name, an address, or a URL (``https://box.example/qbt``).
+            port: None means 8080, or the scheme's own port if ``host`` is a URL.
+            username: with ``password``; both unused when there is an ``api_key``.
+            password: empty, and no ``api_key``: login is never called.
+            api_key: of qBittorrent 5.2 or later.
+            verify_ssl: False accepts a self-signed certificate.
+            snapshot_interval_s: how often `find` may ask for the whole list.
+            clock: monotonic seconds.
+            now: epoch seconds.
+        """
+        self._session = Session(
+            host=host,
+            port=port,
+            username=username,
+            password=password,
+            api_key=api_key,
+            verify_ssl=verify_ssl,
+            clock=clock,
+            now=now,
+        )
+        self._limiter = trio.CapacityLimiter(1)
+        self._clock = clock
+        self._now = now
+        self._contact = QbittorrentContact(reachable=False)
+        self.reachable = AsyncBool(False)  #: whether the last call got a usable answer
+        self._index: dict[str, TorrentId] = {}
+        self._snapshot_interval_s = snapshot_interval_s
+        self._next_snapshot_at = clock()
+
+    @property
+    def contact(self) -> QbittorrentContact:
+        """What the calls so far have shown."""
+        return self._contact
+
+    @property
+    def requests(self) -> int:
+        """HTTP requests made, logins included."""
+        return self._session.sent
+
+    async def wait_reachable(self) -> None:
+        """Return once the last call made got a usable answer."""
+        await self.reachable.wait_value(True)
+
+    async def version(self) -> tuple[str, str]:
+        """Ask for the versions of the application and of its Web API (two requests)."""
+        app = await self._read(lambda api: api.app_version())
+        web_api = await self._read(lambda api: api.app_web_api_version())
+        self._contact = replace(self._contact, version=app, web_api_version=web_api)
+        return app, web_api
+
+    async def torrents(self) -> tuple[Torrent, ...]:
+        """List all torrents, and remember their hashes for `find`."""
+        began = self._clock()
+        rows = await self._read(lambda api: api.torrents_info())
+        # 4.5.2 builds the list on its main thread, in seconds for thousands of
+        # torrents: asking must not take more than a twentieth of its time.
+        ended = self._clock()
+        pause_s = max(self._snapshot_interval_s, 20 * (ended - began))
+        self._next_snapshot_at = ended + pause_s
+        torrents = tuple(_torrent(row) for row in cast(Sequence[Mapping[str, Any]], rows))
+        self._index = {key: torrent.id for torrent in torrents for key in _keys(torrent)}
+        return torrents
+
+    async def torrent(self, id: TorrentId) -> Torrent:
+        """Describe one torrent.
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+        """
+        _check(id)
+        rows = await self._read(lambda api: api.torrents_info(torrent_hashes=id))
+        for row in cast(Sequence[Mapping[str, Any]], rows):
+            if row["hash"] == id:
+                torrent = _torrent(row)
+                self._index.update(dict.fromkeys(_keys(torrent), id))
+                return torrent
+        raise TorrentUnknown(f"qBittorrent has no torrent {id}")
+
+    async def find(self, hash: str) -> TorrentId:
+        """Give the id of the torrent with this id, v1 or v2 hash.
+
+        From memory where possible (which hash is whose never changes, so a
+        remembered torrent may at worst be gone), else by asking for the id, else
+        from a new list of all, if that is not too soon.
+
+        Raises:
+            TorrentUnknown: none has it, as far as we know now.
+        """
+        if not _HASH.fullmatch(hash):
+            raise ValueError(f"not a hash of 40 or 64 lower-case hex digits: {hash!r}")
+        if hash in self._index:
+            return self._index[hash]
+        try:
+            # An id is the v1 hash, or the first 40 digits of the v2 hash when
+            # there is one (hybrids too): only a hybrid's v1 hash needs the list.
+            torrent = await self.torrent(TorrentId(hash[:40]))
+            if hash in _keys(torrent):
+                return torrent.id
+        except TorrentUnknown:
+            if len(hash) == 40 and self._clock() >= self._next_snapshot_at:
+                await self.torrents()
+                if hash in self._index:
+                    return self._index[hash]
+        raise TorrentUnknown(f"qBittorrent has no torrent with the hash {hash}")
+
+    async def files(self, id: TorrentId) -> tuple[TorrentFile, ...]:
+        """List the files of a torrent, without padding, by index.
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+        """
+        _check(id)
+        rows = await self._read(lambda api: api.torrents_files(torrent_hash=id), about=id)
+        return tuple(
+            TorrentFile(
+                # 5.x gives the index; where it is absent, the order is the index.
+                index=int(row.get("index", n)),
+                name=PurePosixPath(row["name"]),
+                size_bytes=int(row["size"]),
+                priority=int(row["priority"]),
+                progress=float(row["progress"]),
+            )
+            for n, row in enumerate(cast(Sequence[Mapping[str, Any]], rows))
+        )
+
+    async def export(self, id: TorrentId) -> bytes:
+        """Fetch the .torrent file; renames are not in it.
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+            QbittorrentError: it has no metadata yet.
+        """
+        _check(id)
+        return await self._read(lambda api: api.torrents_export(torrent_hash=id), about=id)
+
+    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
+        """Add tags; an unknown torrent goes unnoticed."""
+        _check(id)
+        if tags:
+            joined = _joined(tags)
+            await self._write(lambda api: api.torrents_add_tags(joined, id), repeatable=True)
+
+    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
+        """Remove just these tags."""
+        _check(id)
+        if tags:  # sent empty, it would remove all tags
+            joined = _joined(tags)
+            await self._write(lambda api: api.torrents_remove_tags(joined, id), repeatable=True)
+
+    async def _read(self, call: Callable[[Session], T], *, about: TorrentId | None = None) -> T:
+        # Abandoning is safe: the answer is not needed, nothing was changed, and
+        # the thread keeps the limiter's token until its request is over.
+        return await self._run(call, about=about, repeatable=True, abandon=True)
+
+    async def _write(
+        self, call: Callable[[Session], T], *, about: TorrentId | None = None, repeatable: bool
+    ) -> T:
+        return await self._run(call, about=about, repeatable=repeatable, abandon=False)
+
+    async def _run(
+        self,
+        call: Callable[[Session], T],
+        *,
+        about: TorrentId | None,
+        repeatable: bool,
+        abandon: bool,
+    ) -> T:
+        try:
+            result = await trio.to_thread.run_sync(
+                partial(self._session.perform, call, about=about, repeatable=repeatable),
+                limiter=self._limiter,
+                abandon_on_cancel=abandon,
+            )
+        except (QbittorrentUnreachable, QbittorrentLoginRefused) as error:
+            self._contact = replace(self._contact, reachable=False, problem=str(error))
+            self.reachable.value = False
+            raise
+        except QbittorrentError:
+            self._answered()
+            raise
+        self._answered()
+        return result
+
+    def _answered(self) -> None:
+        self._contact = replace(
+            self._contact, reachable=True, last_contact_at=self._now(), problem=None
+        )
+        self.reachable.value = True
+
+
+def _check(id: TorrentId) -> None:
+    # "all" is a wildcard, and so is an empty filter: nothing but an id goes out.
+    if not _ID.fullmatch(id):
+        raise ValueError(f"not a torrent id: {id!r}")
+
+
+def _joined(tags: Collection[str]) -> str:
+    for tag in tags:
+        if not tag.strip() or "," in tag:
+            raise ValueError(f"not a tag: {tag!r}")
+    return ",".join(tags)
+
+
+def _keys(torrent: Torrent) -> tuple[str, ...]:
+    return tuple(filter(None, (torrent.infohash_v1, torrent.infohash_v2, torrent.id)))
+
+
+def _torrent(row: Mapping[str, Any]) -> Torrent:
+    completed_at = row["completion_on"]
+    return Torrent(
+        id=TorrentId(row["hash"]),
+        name=row["name"],
+        state=row["state"],
+        category=row["category"],
+        tags=frozenset(tag for tag in row["tags"].split(", ") if tag),
+        save_path=row["save_path"],
+        content_path=row["content_path"],
+        progress=float(row["progress"]),
+        amount_left_bytes=int(row["amount_left"]),
+        size_bytes=int(row["size"]),
+        # Unset is 0 on 4.5 and -1 on 5.x.
+        completed_at=float(completed_at) if completed_at > 0 else None,
+        auto_management=bool(row["auto_tmm"]),
+        download_path=row.get("download_path", ""),
+        infohash_v1=row.get("infohash_v1", ""),
+        infohash_v2=row.get("infohash_v2", ""),
+        force_start=bool(row["force_start"]),
+    )

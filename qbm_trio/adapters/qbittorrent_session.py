@@ -1,0 +1,261 @@
+"""One blocking session with qBittorrent: what is sent, when, and what errors mean.
+
+A subclass of the library's client, because the library by itself retries POSTs,
+logs in as often as it likes, asks for the version around many calls, and reads
+environment variables. Runs in worker threads, one call at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import qbittorrentapi
+import requests
+from qbittorrentapi.definitions import APINames
+
+from ..core.errors import (
+    QbittorrentError,
+    QbittorrentLoginRefused,
+    QbittorrentUnreachable,
+    TorrentUnknown,
+)
+from ..core.model import TorrentId
+from .qbittorrent_login import LoginGate
+
+T = TypeVar("T")
+
+CONNECT_LIMIT_S = 5.0
+READ_LIMIT_S = 30.0  # 4.5.2 takes seconds to list thousands of torrents
+DEFAULT_PORT = 8080
+
+
+def base_url(host: str, port: int | None) -> str:
+    """Turn ``QBIT_HOST`` and ``QBIT_PORT`` into a URL.
+
+    A URL may bring its own port. Without one ``port`` is used; with neither,
+    a URL means its scheme's port and a plain host means 8080.
+    """
+    host = host.strip().rstrip("/")
+    if "://" not in host:
+        if host.count(":") > 1 and not host.startswith("["):
+            host = f"[{host}]"
+        host = f"http://{host}"
+        port = port or DEFAULT_PORT
+    parts = urlsplit(host)
+    if port is not None and parts.port is None:
+        parts = parts._replace(netloc=f"{parts.netloc}:{port}")
+    return parts.geturl()
+
+
+class Session(qbittorrentapi.Client):
+    """The library's client, made predictable: one call, one request."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int | None,
+        username: str,
+        password: str,
+        api_key: str,
+        verify_ssl: bool,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
+        """Connect to nothing yet. Empty ``password`` and ``api_key``: never log in."""
+        self.sent = 0  #: HTTP requests tried
+        self.gate = LoginGate(clock)
+        self._now = now
+        url = base_url(host, port)
+        # Credentials in the URL are used, but never shown.
+        self.where = re.sub(r"//[^/@]*@", "//", url)
+        super().__init__(
+            host=url,
+            username=username,
+            password=password,
+            api_key=api_key,
+            # A scheme is always given: no HEAD requests to find it out.
+            FORCE_SCHEME_FROM_HOST=True,
+            SIMPLE_RESPONSES=True,
+            REQUESTS_ARGS={
+                "timeout": (CONNECT_LIMIT_S, READ_LIMIT_S),
+                # A redirected POST arrives as a GET: better to say so.
+                "allow_redirects": False,
+            },
+            HTTPADAPTER_ARGS={"max_retries": 0},
+        )
+        # The library fills empty values from QBITTORRENTAPI_* variables.
+        self.username, self._password, self._api_key = username, password, api_key
+        self._VERIFY_WEBUI_CERTIFICATE = verify_ssl
+
+    def perform(
+        self, call: Callable[[Session], T], *, about: TorrentId | None, repeatable: bool
+    ) -> T:
+        """Run ``call``, once more if the connection broke and it is ``repeatable``.
+
+        Args:
+            call: uses this session for one request.
+            about: the torrent that a 404 means; None where a 404 means that
+                there is no qBittorrent.
+            repeatable: doing it twice is the same as doing it once.
+
+        Raises:
+            QbittorrentError: or one of its kinds; nothing else.
+        """
+        try:
+            try:
+                return call(self)
+            except requests.ConnectionError:
+                # Mostly a kept connection that qBittorrent closed meanwhile, as
+                # when it was restarted. Whether it applied the call is unknown.
+                if not repeatable:
+                    raise
+                return call(self)
+        except QbittorrentError:
+            raise
+        except qbittorrentapi.NotFound404Error as error:
+            if about is not None:
+                raise TorrentUnknown(f"qBittorrent has no torrent {about}") from error
+            raise QbittorrentUnreachable(self._no_api()) from error
+        except qbittorrentapi.HTTP5XXError as error:
+            raise QbittorrentUnreachable(
+                f"qBittorrent at {self.where} answered {error.http_status_code}; "
+                "look at its log, or at that of the proxy before it"
+            ) from error
+        except qbittorrentapi.HTTPError as error:
+            status = getattr(error, "http_status_code", "an error")
+            subject = f" for torrent {about}" if about else ""
+            raise QbittorrentError(
+                f"qBittorrent refused a call{subject}: {status} {str(error)[:200]}".rstrip()
+            ) from error
+        except qbittorrentapi.APIConnectionError as error:
+            raise QbittorrentUnreachable(f"no usable answer from {self.where}") from error
+        except qbittorrentapi.APIError as error:  # what came was not what the API sends
+            raise QbittorrentUnreachable(self._no_api()) from error
+        except requests.RequestException as error:
+            raise QbittorrentUnreachable(self._no_connection(error)) from error
+
+    # -- the library's insides that are replaced ----------------------------
+
+    def _auth_request(
+        self,
+        http_method: Literal["get", "GET", "post", "POST"],
+        api_namespace: APINames | str,
+        api_method: str,
+        _retry_backoff_factor: float = 0.0,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Send one request; if a login is asked for, log in and send it again."""
+        # Each would cost a request for the version, around every such call.
+        kwargs.pop("version_introduced", None)
+        kwargs.pop("version_removed", None)
+        send = partial(self._request, http_method, api_namespace, api_method, *args, **kwargs)
+        if api_namespace == APINames.Authorization:
+            return send()
+        try:
+            return send()
+        except qbittorrentapi.Unauthorized401Error as error:
+            raise QbittorrentLoginRefused(self._unauthorized()) from error
+        except qbittorrentapi.Forbidden403Error as error:
+            self._log_in(error)
+        # A call answered with 403 was not applied, so a POST may go out again too.
+        try:
+            return send()
+        except qbittorrentapi.Forbidden403Error as error:
+            self.gate.refused(
+                f"qBittorrent at {self.where} accepted the login but not the session; if its "
+                "cookies are marked secure, use an https:// address in QBIT_HOST"
+            )
+            raise QbittorrentLoginRefused(self._refused()) from error
+
+    def _request(self, *args: Any, **kwargs: Any) -> Any:
+        self.sent += 1
+        return super()._request(*args, **kwargs)
+
+    @property
+    def _session(self) -> Any:
+        session = super()._session
+        # No proxy and no .netrc from the environment: the settings say it all.
+        session.trust_env = False
+        return session
+
+    @staticmethod
+    def _handle_error_responses(
+        data: Mapping[str, Any], params: Mapping[str, Any], response: requests.Response
+    ) -> None:
+        if response.is_redirect:
+            raise QbittorrentUnreachable(
+                f"qBittorrent's address redirects to {response.headers['location']}; "
+                "set QBIT_HOST to the address it should be"
+            )
+        qbittorrentapi.Client._handle_error_responses(data, params, response)
+
+    def _log_in(self, cause: Exception) -> None:
+        if self._api_key:
+            raise QbittorrentLoginRefused(
+                f"qBittorrent at {self.where} refuses QBIT_API_KEY; it needs version 5.2 or "
+                "later, and the key shown in its Web UI settings"
+            ) from cause
+        if not self._password:
+            raise QbittorrentLoginRefused(
+                f"qBittorrent at {self.where} asks for a login: set QBIT_PASSWORD, or let this "
+                "machine bypass authentication in qBittorrent's Web UI settings"
+            ) from cause
+        if self.gate.wait_s() > 0:
+            raise QbittorrentLoginRefused(self._refused()) from cause
+        try:
+            self.auth_log_in()
+        except qbittorrentapi.Forbidden403Error as error:
+            self.gate.refused(
+                f"qBittorrent at {self.where} has banned this address after failed logins; "
+                "wait, or restart qBittorrent, and check QBIT_USERNAME and QBIT_PASSWORD"
+            )
+            raise QbittorrentLoginRefused(self._refused()) from error
+        except qbittorrentapi.LoginFailed as error:
+            self.gate.refused(
+                f"qBittorrent at {self.where} refuses the login: "
+                "check QBIT_USERNAME and QBIT_PASSWORD"
+            )
+            raise QbittorrentLoginRefused(self._refused()) from error
+        self.gate.accepted()
+
+    # -- sentences ------------------------------------------------------------
+
+    def _refused(self) -> str:
+        at = datetime.fromtimestamp(self._now() + self.gate.wait_s(), UTC)
+        return f"{self.gate.reason} (next try at {at:%H:%M} UTC, or when restarted)"
+
+    def _unauthorized(self) -> str:
+        if self._api_key:
+            return f"qBittorrent at {self.where} refuses QBIT_API_KEY"
+        return (
+            f"qBittorrent at {self.where} answered 401: the host and port in QBIT_HOST and "
+            "QBIT_PORT must be those it listens on (its Web UI port inside and outside the "
+            "container must be equal), or turn its host header validation off"
+        )
+
+    def _no_api(self) -> str:
+        return (
+            f"what answers at {self.where} is not qBittorrent's Web API; "
+            "check QBIT_HOST and QBIT_PORT"
+        )
+
+    def _no_connection(self, error: requests.RequestException) -> str:
+        if isinstance(error, requests.exceptions.SSLError):
+            return (
+                f"the certificate of {self.where} is not trusted; "
+                "QBIT_VERIFY_SSL=false accepts a self-signed one"
+            )
+        if isinstance(error, requests.Timeout):
+            limit = CONNECT_LIMIT_S if isinstance(error, requests.ConnectTimeout) else READ_LIMIT_S
+            return f"qBittorrent at {self.where} did not answer within {limit:.0f} s"
+        return (
+            f"no connection to qBittorrent at {self.where}; is it running, are QBIT_HOST and "
+            "QBIT_PORT right (https:// in QBIT_HOST if its Web UI uses HTTPS)?"
+        )

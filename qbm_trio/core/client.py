@@ -1,0 +1,104 @@
+"""What the service asks of qBittorrent: the one Protocol we allow.
+
+It exists because unit tests must fake qBittorrent, and nothing else.
+`adapters/qbittorrent.py` is the real one; ``tests/contract`` proves that the
+fake and two real versions answer alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from .model import Torrent, TorrentFile, TorrentId
+from .overview import QbittorrentContact
+
+
+class QbittorrentClient(Protocol):
+    """Calls to one qBittorrent.
+
+    Every call raises `QbittorrentUnreachable` when there is no usable answer,
+    `QbittorrentLoginRefused` when the answer is "log in" and we cannot, and
+    `QbittorrentError` for any other refusal.
+
+    Cancellation:
+        Reads end at once. Writes end when qBittorrent has answered or the time
+        limit of the request is over, so that no write happens unnoticed later.
+    """
+
+    @property
+    def contact(self) -> QbittorrentContact:
+        """What the calls so far have shown."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """HTTP requests made, logins included."""
+        ...
+
+    async def wait_reachable(self) -> None:
+        """Return once a call has succeeded after the last one that did not.
+
+        Makes no call of its own: another task must be trying.
+        """
+        ...
+
+    async def version(self) -> tuple[str, str]:
+        """Ask for the versions of the application and of its Web API (two requests)."""
+        ...
+
+    async def torrents(self) -> tuple[Torrent, ...]:
+        """List all torrents. Seconds for thousands of them on 4.5: never once a job."""
+        ...
+
+    async def torrent(self, id: TorrentId) -> Torrent:
+        """Describe one torrent (one request).
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+        """
+        ...
+
+    async def find(self, hash: str) -> TorrentId:
+        """Give the id of the torrent with this hash.
+
+        Args:
+            hash: 40 or 64 lower-case hex digits: a torrent id, the v1 hash of a
+                hybrid torrent, or a v2 hash.
+
+        Most answers come from memory. `torrent` with the hash itself is cheaper
+        where the hash is an id already.
+
+        Raises:
+            TorrentUnknown: no torrent has it, or it is too early to ask for the
+                whole list again.
+        """
+        ...
+
+    async def files(self, id: TorrentId) -> tuple[TorrentFile, ...]:
+        """List the files of a torrent, without padding, by index (one request).
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+        """
+        ...
+
+    async def export(self, id: TorrentId) -> bytes:
+        """Fetch the .torrent file (one request). Renames are not in it.
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+            QbittorrentError: it has no metadata yet.
+        """
+        ...
+
+    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
+        """Add tags, made when missing (one request; none without tags).
+
+        An unknown torrent goes unnoticed: qBittorrent does not say.
+        """
+        ...
+
+    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
+        """Remove just these tags (one request; none without tags)."""
+        ...
