@@ -1,1 +1,0 @@
-"""Settings from the environment. (Placeholder until the real one lands.)"""
