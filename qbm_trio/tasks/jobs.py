@@ -255,6 +255,11 @@ class Jobs:
         """The jobs that wait for a time or a condition."""
         return [j for j in self._alive.values() if j.state is JobState.WAITING]
 
+    def oldest_queued_at(self) -> float | None:
+        """When the job that is queued longest was accepted."""
+        queued = (j.accepted_at for j in self._alive.values() if j.state is JobState.QUEUED)
+        return min(queued, default=None)
+
     async def recover(self) -> int:
         """At start: line up everything the journal has; return how many jobs."""
         for job in await self._journal.do(partial(ops.recover, now=self._clock())):

@@ -1,0 +1,35 @@
+"""Whether a torrent can be copied now. Pure: what qBittorrent says in, reason out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from .model import Torrent, TorrentFile
+
+SEEDING: Final = frozenset(
+    {"uploading", "stalledUP", "queuedUP", "forcedUP", "pausedUP", "stoppedUP"}
+)
+"""States of a torrent whose wanted files are all there. Up to 4.6 it is paused, from 5.0 stopped."""
+
+
+def why_not_ready(torrent: Torrent, files: Sequence[TorrentFile]) -> str | None:
+    """Say why the torrent cannot be copied now, or None if it can.
+
+    ``progress`` is 1 already while qBittorrent still moves the files out of its
+    incomplete folder (seen on 4.5.2), so the state must be one of `SEEDING` too.
+    """
+    if torrent.state == "moving":
+        return "qBittorrent is moving its files"
+    if torrent.state.startswith("checking"):
+        return "qBittorrent is checking its files"
+    if torrent.state in ("error", "missingFiles"):
+        return f"qBittorrent reports {torrent.state}; mend it there (force recheck)"
+    if torrent.progress < 1 or torrent.amount_left_bytes > 0:
+        return f"it is incomplete ({torrent.progress:.1%}, {torrent.amount_left_bytes} bytes left)"
+    if torrent.state not in SEEDING:
+        return f"its state is {torrent.state}, not a seeding one"
+    unfinished = next((f for f in files if f.wanted and f.progress < 1), None)
+    if unfinished is not None:
+        return f"its file {str(unfinished.name)!r} is incomplete ({unfinished.progress:.1%})"
+    return None

@@ -1,0 +1,126 @@
+"""What the service says about itself, gathered from cached facts.
+
+Nothing here asks a disk or qBittorrent: `health` and `overview` answer at once,
+whatever hangs outside. Only the journal is read, for counters and past jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from sqlite3 import Connection
+
+import trio
+
+from .. import __version__
+from ..adapters import journal_jobs as ops
+from ..adapters.journal import Journal
+from ..core.client import QbittorrentClient
+from ..core.model import Job
+from ..core.overview import Health, Overview, QueueFigures
+from .jobs import Jobs
+from .tiers import Tiers
+from .workers import Workers
+
+COUNTERS = (
+    "torrents_processed",
+    "torrents_failed",
+    "bytes_copied",
+    "bytes_verified",
+    "torrents_relocated",
+    "bytes_freed",
+    "space_management_runs",
+    "api_requests",
+    "jobs_recovered",
+)
+
+
+class Observer:
+    """Answers ``/health`` and ``/status``."""
+
+    def __init__(
+        self,
+        *,
+        jobs: Jobs,
+        workers: Workers,
+        client: QbittorrentClient,
+        tiers: Tiers,
+        journal: Journal,
+        threshold_bytes: int,
+        target_bytes: int,
+    ) -> None:
+        self._jobs = jobs
+        self._workers = workers
+        self._client = client
+        self._tiers = tiers
+        self._journal = journal
+        self._threshold_bytes = threshold_bytes
+        self._target_bytes = target_bytes
+        self._started_at = time.time()
+        self._started_at_trio = trio.current_time()
+        self.api_requests = 0  #: since start; the journal has those of earlier runs
+        self._api_requests_saved = 0
+
+    def health(self) -> Health:
+        """Whether all is well. Never waits."""
+        if self._jobs.draining:
+            return Health(status="draining")
+        problems = list(self._tiers.problems)
+        if not self._client.contact.reachable:
+            problems.insert(0, self._client.contact.problem or "qBittorrent was not reached yet")
+        if self._journal.problem is not None:
+            problems.insert(0, "the journal cannot be written; notifications are refused")
+        return Health(status="degraded" if problems else "healthy", problems=tuple(problems))
+
+    async def overview(self) -> Overview:
+        """Everything ``/status`` shows."""
+
+        def read(connection: Connection) -> tuple[dict[str, int], list[Job]]:
+            return ops.counters(connection), ops.recent(connection, 20)
+
+        counters, recent = await self._journal.do(read)
+        counters["api_requests"] = (
+            counters.get("api_requests", 0) + self.api_requests - self._api_requests_saved
+        )
+        ssd, hdd = self._tiers.figures
+        now = time.time()
+        return Overview(
+            status=self.health().status,
+            version=__version__,
+            started_at=self._started_at,
+            now=now,
+            uptime_s=trio.current_time() - self._started_at_trio,
+            last_activity_at=self._jobs.last_activity_at,
+            qbittorrent=self._client.contact,
+            max_concurrent=self._workers.concurrency,
+            running=tuple(r.shown() for r in self._workers.running.values()),
+            queue=self._queue_figures(now),
+            ssd=ssd,
+            hdd=hdd,
+            threshold_bytes=self._threshold_bytes,
+            target_bytes=self._target_bytes,
+            statistics={name: counters.get(name, 0) for name in COUNTERS},
+            recent=tuple(recent),
+        )
+
+    def _queue_figures(self, now: float) -> QueueFigures:
+        queue = self._jobs.queue
+        shown = [self._jobs.of(job_id) for job_id in queue.first(20)]
+        oldest = self._jobs.oldest_queued_at()
+        return QueueFigures(
+            size=len(queue),
+            capacity=queue.capacity,
+            waiting=len(self._jobs.waiting()),
+            oldest_s=None if oldest is None else max(0.0, now - oldest),
+            items=tuple(job for job in shown if job is not None),
+        )
+
+    async def save_counters(self) -> None:
+        """Put the counters that are kept in memory into the journal."""
+        delta = self.api_requests - self._api_requests_saved
+        if delta:
+
+            def write(connection: Connection) -> None:
+                ops.count(connection, "api_requests", delta)
+
+            await self._journal.do(write)
+            self._api_requests_saved += delta

@@ -1,0 +1,251 @@
+"""Run jobs, at most ``MAX_CONCURRENT_PROCESSES`` at a time.
+
+The next job is taken only when there is capacity for it, so the order of the
+queue is the order of the work. When `Workers.run` returns, no job is running.
+What a job's trouble means for the job is decided here, in one place.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from ..core.client import QbittorrentClient
+from ..core.errors import (
+    Fatal,
+    JournalUnwritable,
+    MustWait,
+    QbittorrentError,
+    Retryable,
+    WrongState,
+)
+from ..core.lifecycle import IllegalMove
+from ..core.model import Job, JobId, JobState, Outcome, Phase, Progress, WaitReason
+from ..core.overview import RunningJob
+from ..core.retry import LONGEST_DELAY_S, backoff_s, gives_up
+from ..logs import job_context
+from .jobs import Jobs
+from .waits import Waits
+
+log = logging.getLogger(__name__)
+
+JOURNAL_RETRY_S = 5.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A job that a worker has, and how far it is."""
+
+    job: Job
+    phase: Phase = Phase.RESOLVING
+    progress: Progress = field(default_factory=Progress)
+    began_at_trio: float = field(default_factory=trio.current_time)
+
+    def restart_clock(self) -> None:
+        """Measure the rate from now: the copy begins."""
+        self.began_at_trio = trio.current_time()
+
+    def shown(self) -> RunningJob:
+        """What ``/status`` says of it."""
+        elapsed_s = trio.current_time() - self.began_at_trio
+        done, total = self.progress.bytes_done, self.progress.bytes_total
+        rate = done / elapsed_s if elapsed_s > 0 else 0.0
+        return RunningJob(
+            id=self.job.id,
+            hash=self.job.torrent_id or self.job.hash,
+            name=self.job.name,
+            kind="tiering",
+            phase=self.phase,
+            started_at=self.job.started_at or self.job.accepted_at,
+            bytes_done=done,
+            bytes_total=total,
+            bytes_per_second=rate,
+            eta_s=max(0, total - done) / rate if rate > 0 else None,
+        )
+
+
+class Workers:
+    """The dispatcher and the jobs it has started."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        waits: Waits,
+        client: QbittorrentClient,
+        work: Callable[[Running], Awaitable[Outcome | None]],
+        discard: Callable[[JobId], Awaitable[None]],
+        *,
+        concurrency: int,
+        attempts_allowed: int,
+    ) -> None:
+        """``work`` does one job (None: it was merged); ``discard`` drops its partial data."""
+        self._jobs = jobs
+        self._waits = waits
+        self._client = client
+        self._work = work
+        self._discard = discard
+        self._limiter = trio.CapacityLimiter(concurrency)
+        self._attempts_allowed = attempts_allowed
+        self._taking = trio.CancelScope()
+        self._scope = trio.CancelScope()
+        self.running: dict[JobId, Running] = {}
+        self.job_ended = trio.Event()  #: set, and replaced, whenever a job ends an attempt
+
+    @property
+    def concurrency(self) -> int:
+        """How many jobs may run at once."""
+        return int(self._limiter.total_tokens)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run jobs until drained.
+
+        Cancellation:
+            Running jobs stop at their next chunk and are recorded as interrupted:
+            after the next start they go first.
+        """
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                with self._taking:
+                    task_status.started()
+                    while True:
+                        borrower = object()
+                        await self._limiter.acquire_on_behalf_of(borrower)
+                        try:
+                            job_id = await self._jobs.queue.take()
+                        except BaseException:
+                            self._limiter.release_on_behalf_of(borrower)
+                            raise
+                        nursery.start_soon(self._one, job_id, borrower, name=f"job {job_id}")
+
+    def drain_within(self, seconds: float) -> None:
+        """Start no further job; give running ones ``seconds``, then stop them."""
+        self._taking.cancel()
+        self._scope.deadline = trio.current_time() + seconds
+
+    async def _one(self, job_id: JobId, borrower: object) -> None:
+        try:
+            with trio.CancelScope() as scope:
+                await self._attempt(job_id, scope)
+            if scope.cancelled_caught:
+                await self._discard(job_id)
+                log.info("job %s was cancelled; its partial data is gone", job_id)
+        finally:
+            self._limiter.release_on_behalf_of(borrower)
+            self.job_ended.set()
+            self.job_ended = trio.Event()
+
+    async def _attempt(self, job_id: JobId, scope: trio.CancelScope) -> None:
+        if not self._client.contact.reachable:
+            # No call for each of a thousand jobs: they are looked at when it is back.
+            await self._put_aside(
+                job_id, WaitReason.QBITTORRENT, self._client.contact.problem or "not reached yet"
+            )
+            return
+        try:
+            job = await self._jobs.begin(job_id, scope.cancel)
+        except IllegalMove:
+            return  # cancelled, cleared or merged since it was taken
+        except JournalUnwritable:
+            await self._hand_back(job_id)
+            return
+        running = self.running[job_id] = Running(job=job)
+        with job_context(job_id, job.name or job.hash):
+            try:
+                await self._carry_out(running)
+            except JournalUnwritable:
+                await self._hand_back(job_id)
+            except (IllegalMove, WrongState):
+                # Cancelled while it worked; the scope is cancelled too.
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled:
+                await self._interrupted(job_id)
+                raise
+            finally:
+                del self.running[job_id]
+
+    async def _carry_out(self, running: Running) -> None:
+        """Do the work and record how it ended."""
+        job_id = running.job.id
+        try:
+            result = await self._work(running)
+            if result is not None:
+                await self._jobs.finish(job_id, result)
+                log.info("done: %s", result)
+        except MustWait as error:
+            await self._put_aside(job_id, error.reason, str(error), delay_s=error.delay_s)
+        except QbittorrentError as error:
+            await self._put_aside(job_id, WaitReason.QBITTORRENT, str(error))
+        except Retryable as error:
+            await self._failed_attempt(job_id, error)
+        except Fatal as error:
+            await self._fail(job_id, error.code, str(error))
+        except (JournalUnwritable, IllegalMove, WrongState):
+            raise
+        except Exception:
+            # One torrent that trips over a bug must not stop the others, nor
+            # trip the service again at each start: it fails, loudly.
+            log.exception("a bug ended this job")
+            await self._fail(
+                job_id,
+                "internal_error",
+                "the service met a bug of its own; nothing on the SSD was changed; "
+                "the log has the details: please report them, then retry the job",
+            )
+
+    async def _put_aside(
+        self, job_id: JobId, reason: WaitReason, message: str, *, delay_s: float = LONGEST_DELAY_S
+    ) -> None:
+        try:
+            await self._jobs.wait(job_id, reason, message, delay_s=delay_s, failed=False)
+        except IllegalMove:
+            return
+        self._waits.add(job_id, reason, delay_s)
+        log.info("waiting (%s): %s", reason, message)
+
+    async def _failed_attempt(self, job_id: JobId, error: Retryable) -> None:
+        known = self._jobs.of(job_id)
+        attempts = (known.attempts if known else 0) + 1
+        if gives_up(attempts, allowed=self._attempts_allowed):
+            await self._fail(job_id, error.code, f"{error} (tried {attempts} times)")
+            return
+        delay_s = backoff_s(attempts, jitter=random.random())
+        await self._jobs.wait(job_id, WaitReason.RETRY, str(error), delay_s=delay_s, failed=True)
+        self._waits.add(job_id, WaitReason.RETRY, delay_s)
+        log.warning("attempt %d failed, again in %.0f s: %s", attempts, delay_s, error)
+
+    async def _fail(self, job_id: JobId, code: str, message: str) -> None:
+        known = self._jobs.of(job_id)
+        attempts = (known.attempts if known else 0) + 1
+        await self._jobs.fail(job_id, code, message, attempts=attempts)
+        log.error("failed (%s): %s", code, message)
+        await self._discard(job_id)
+
+    async def _interrupted(self, job_id: JobId) -> None:
+        """Record that the drain stopped a job. If this fails, recovery does the same."""
+        job = self._jobs.of(job_id)
+        if job is None or job.state is not JobState.RUNNING:
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+            try:
+                await self._jobs.interrupt(job_id)
+                log.info("interrupted; it goes on after the next start")
+            except (IllegalMove, JournalUnwritable) as error:
+                log.warning("interrupted, not recorded: %s", error)
+
+    async def _hand_back(self, job_id: JobId) -> None:
+        """The journal refuses: hold the job, and put it back once it writes again."""
+        while True:
+            await trio.sleep(JOURNAL_RETRY_S)
+            try:
+                await self._jobs.interrupt(job_id)
+            except JournalUnwritable:
+                continue
+            except IllegalMove:
+                job = self._jobs.of(job_id)
+                if job is not None and job.state is JobState.QUEUED:
+                    self._jobs.queue.put(job)
+            return
