@@ -1,0 +1,189 @@
+"""The OpenAPI 3.1 document, made from the route table and the pydantic models."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from .bodies import MAX_DEPTH
+from .messages import MAX_BODY_BYTES
+from .routes import NOTIFY, ROUTES, Route
+from .schemas import ErrorAnswer, NoBody, NoQuery
+
+_REF = "#/components/schemas/{model}"
+_KEYED_ERRORS = (401,)
+_BODY_ERRORS = (400, 408, 413, 415, 422)
+_ERRORS = {
+    400: "Not JSON, not UTF-8, too deep, or not HTTP.",
+    401: "No API key, or a wrong one. The same for paths that do not exist.",
+    404: "No such job.",
+    408: "The body did not arrive in time.",
+    409: "The job's state does not allow this.",
+    413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
+    415: "The body is neither a JSON object nor a form.",
+    422: "A field is missing, unknown or unusable; `details` names each.",
+    501: "Not in this version.",
+    503: "Queue full, draining, or journal not writable: try again after `Retry-After`.",
+}
+
+
+@lru_cache(maxsize=1)
+def document_json(version: str) -> bytes:
+    """The document as it is served. Made on first use: few processes are ever asked."""
+    return json.dumps(document(version)).encode()
+
+
+def document(version: str) -> dict[str, Any]:
+    """The document as plain values.
+
+    Args:
+        version: of the service.
+    """
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ErrorAnswer, "serialization")]
+    for route in ROUTES:
+        models.append((route.body, "validation"))
+        models.append((route.query, "validation"))
+        models.extend((model, "serialization") for model in route.answers.values())
+    refs, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=_REF)
+    schemas = definitions.get("$defs", {})
+    queries = {route.query.__name__: schemas.pop(route.query.__name__) for route in _by_query()}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        operation = _operation(route, refs, queries[route.query.__name__])
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "qbm-trio",
+            "version": version,
+            "description": "Keeps finished torrents safe and fast on two tiers. "
+            "Times are RFC 3339 UTC. A body that begins with `{` is JSON whatever its "
+            f"content type says; JSON may be nested {MAX_DEPTH} levels deep.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "security": [{"header": []}, {"bearer": []}, {"query": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "query": {"type": "apiKey", "in": "query", "name": "api_key"},
+            },
+        },
+    }
+
+
+def _by_query() -> list[Route]:
+    return list({route.query.__name__: route for route in ROUTES}.values())
+
+
+def _operation(route: Route, refs: dict[Any, Any], query: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": _operation_id(route),
+        "responses": _responses(route, refs),
+    }
+    if route.open_to_all:
+        operation["security"] = []
+    parameters = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": route.path_docs.get(name, ""),
+            "schema": {"type": "string"},
+        }
+        for name in re.findall(r"\{(\w+)\}", route.path)
+    ]
+    if route.query is not NoQuery:
+        parameters += [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": schema.get("description", ""),
+                "schema": {k: v for k, v in schema.items() if k != "description"},
+            }
+            for name, schema in query["properties"].items()
+        ]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not NoBody:
+        schema = refs[(route.body, "validation")]
+        form = _form_schema() if route is NOTIFY else schema
+        operation["requestBody"] = {
+            "required": route is NOTIFY,
+            "content": {
+                "application/json": {"schema": schema},
+                "application/x-www-form-urlencoded": {"schema": form},
+            },
+        }
+    return operation
+
+
+def _form_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    number = {"type": "integer"}
+    return {
+        "type": "object",
+        "required": ["hash"],
+        "additionalProperties": False,
+        "properties": {
+            "hash": text,
+            "priority": number,
+            "name": text,
+            "category": text,
+            "content_path": text,
+            "num_files": number,
+            "size": number,
+            "tags": text,
+        },
+    }
+
+
+def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    for status, model in route.answers.items():
+        responses[str(status)] = _response(
+            HTTPStatus(status).phrase, [refs[(model, "serialization")]]
+        )
+    if not route.answers and 501 not in route.errors:
+        responses["200"] = _response("The document", [{"type": "object"}])
+    errors = {*route.errors, *_BODY_ERRORS}
+    if not route.open_to_all:
+        errors.update(_KEYED_ERRORS)
+    if "{" in route.path:
+        errors.add(404)
+    error_ref = refs[(ErrorAnswer, "serialization")]
+    for status in sorted(errors):
+        known = responses.get(str(status))
+        if known is not None:
+            known["content"]["application/json"]["schema"] = {
+                "anyOf": [known["content"]["application/json"]["schema"], error_ref]
+            }
+            continue
+        responses[str(status)] = _response(_ERRORS[status], [error_ref])
+        if status == 503:
+            responses[str(status)]["headers"] = {
+                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
+            }
+    return dict(sorted(responses.items()))
+
+
+def _response(description: str, schemas: list[Any]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": schemas[0]}},
+    }
+
+
+def _operation_id(route: Route) -> str:
+    words = re.findall(r"[a-z]+", route.path.replace("job_id", "id"))
+    return "_".join([route.method.lower(), *words])

@@ -1,0 +1,295 @@
+"""Every call of the API: one table, used by the app, the lane and the OpenAPI document."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..core.errors import Refused
+from ..core.model import JobId, Notification, OnConflict
+from .backend import Backend
+from .bodies import Fields, as_model, read_fields, read_query
+from .messages import ApiError, Call, Reply, internal, refused
+from .notification import read_notification
+from .schemas import (
+    ClearAnswer,
+    HealthAnswer,
+    JobAnswer,
+    JobsAnswer,
+    JobsQuery,
+    NoBody,
+    NoQuery,
+    NotificationBody,
+    NotifyAnswer,
+    RetryBody,
+    SaveAnswer,
+    StatusAnswer,
+)
+from .status import job_item, status_answer
+
+log = logging.getLogger(__name__)
+
+NOTIFY_PATH = "/notify/torrent-finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A call with its query and body validated by its route's models."""
+
+    call: Call
+    query: Any
+    body: Any
+
+
+Handler = Callable[[Backend, Inputs], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One method on one path."""
+
+    method: str
+    path: str  #: with ``{name}`` for a variable segment
+    summary: str
+    handle: Handler
+    answers: Mapping[int, type[BaseModel]]  #: beside errors
+    errors: tuple[int, ...] = ()  #: beside those that every call has
+    open_to_all: bool = False  #: needs no key
+    query: type[BaseModel] = NoQuery
+    body: type[BaseModel] = NoBody
+    read_body: Callable[[Fields], Any] | None = None  #: instead of validating by ``body``
+    path_docs: Mapping[str, str] = field(default_factory=dict)
+
+
+async def answer(route: Route, backend: Backend, call: Call) -> Reply:
+    """Serve ``call``. Every failure becomes a reply; only cancellation gets out."""
+    try:
+        # A monitor may add anything to a health check's URL; elsewhere a name that is
+        # not known is a mistake worth telling.
+        query = None if route.open_to_all else read_query(route.query, call.query)
+        fields = read_fields(call)
+        body = route.read_body(fields) if route.read_body else as_model(route.body, fields)
+        return await route.handle(backend, Inputs(call=call, query=query, body=body))
+    except ApiError as error:
+        return error.reply()
+    except Refused as error:
+        return refused(error).reply()
+    except Exception:
+        log.exception("Defect in %s %s", route.method, route.path)
+        return internal().reply()
+
+
+def _render(status: int, document: BaseModel, *, leave_out_none: bool = False) -> Reply:
+    text = document.model_dump_json(exclude_none=leave_out_none)
+    return Reply(status=status, body=text.encode())
+
+
+# -- handlers ---------------------------------------------------------------
+
+
+async def _health(backend: Backend, _: Inputs) -> Reply:
+    health = backend.health()
+    return _render(
+        503 if health.status == "draining" else 200,
+        HealthAnswer.model_validate(
+            {
+                "status": health.status,
+                "version": backend.version,
+                "problems": list(health.problems) or None,
+            }
+        ),
+        leave_out_none=True,
+    )
+
+
+async def _notify(backend: Backend, inputs: Inputs) -> Reply:
+    notification: Notification = inputs.body
+    accepted = await backend.jobs.accept(notification)
+    job = accepted.job
+    known = "The torrent's job is already there; nothing was added."
+    document = NotifyAnswer(
+        queue_id=job.id,
+        hash=notification.hash,
+        status=job.state,
+        position=accepted.position,
+        message=known if accepted.duplicate else "The torrent is queued; its job is on disk.",
+        duplicate=True if accepted.duplicate else None,
+    )
+    return _render(200 if accepted.duplicate else 202, document, leave_out_none=True)
+
+
+async def _status(backend: Backend, _: Inputs) -> Reply:
+    overview = await backend.overview()
+    # Metrics (another media type, by the Accept header) will branch off here.
+    return _render(200, status_answer(overview))
+
+
+async def _clear(backend: Backend, _: Inputs) -> Reply:
+    return _render(200, ClearAnswer(cleared_count=await backend.jobs.clear()))
+
+
+async def _list(backend: Backend, inputs: Inputs) -> Reply:
+    query: JobsQuery = inputs.query
+    jobs = await backend.jobs.list(
+        state=query.state,
+        limit=query.limit,
+        after=JobId(query.after) if query.after is not None else None,
+    )
+    items = [job_item(job) for job in jobs]
+    more = len(items) == query.limit
+    return _render(200, JobsAnswer(jobs=items, next_after=items[-1].id if more else None))
+
+
+async def _get(backend: Backend, inputs: Inputs) -> Reply:
+    job = await backend.jobs.get(_job_id(inputs))
+    return _render(200, JobAnswer.model_validate(job))
+
+
+async def _cancel(backend: Backend, inputs: Inputs) -> Reply:
+    job = await backend.jobs.cancel(_job_id(inputs))
+    return _render(200, JobAnswer.model_validate(job))
+
+
+async def _retry(backend: Backend, inputs: Inputs) -> Reply:
+    body: RetryBody = inputs.body
+    job = await backend.jobs.retry(_job_id(inputs), on_conflict=OnConflict(body.on_conflict))
+    return _render(202, JobAnswer.model_validate(job))
+
+
+async def _save(backend: Backend, _: Inputs) -> Reply:
+    saved = await backend.save_state()
+    return _render(
+        200,
+        SaveAnswer(path=str(saved.path), counts=dict(saved.counts), saved_at=saved.saved_at),
+    )
+
+
+async def _not_implemented(_backend: Backend, _: Inputs) -> Reply:
+    raise ApiError(501, "not_implemented", "This version does not have this call yet.")
+
+
+def _job_id(inputs: Inputs) -> JobId:
+    return JobId(inputs.call.path_args["job_id"])
+
+
+def _document(backend: Backend) -> bytes:
+    from .openapi import document_json  # the document describes this very table
+
+    return document_json(backend.version)
+
+
+async def _openapi(backend: Backend, _: Inputs) -> Reply:
+    return Reply(status=200, body=_document(backend))
+
+
+_JOB_ID = {"job_id": "The job's id; /notify/torrent-finished calls it queue_id."}
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/health",
+        summary="Whether the service can do its work; needs no key",
+        handle=_health,
+        answers={200: HealthAnswer, 503: HealthAnswer},
+        open_to_all=True,
+    ),
+    Route(
+        method="POST",
+        path=NOTIFY_PATH,
+        summary="Tell that a torrent finished; answered once its job is on disk",
+        handle=_notify,
+        answers={200: NotifyAnswer, 202: NotifyAnswer},
+        errors=(503,),
+        body=NotificationBody,
+        read_body=read_notification,
+    ),
+    Route(
+        method="GET",
+        path="/status",
+        summary="Everything at a glance",
+        handle=_status,
+        answers={200: StatusAnswer},
+    ),
+    Route(
+        method="POST",
+        path="/queue/clear",
+        summary="Clear every job that is not running",
+        handle=_clear,
+        answers={200: ClearAnswer},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/jobs",
+        summary="The journal's jobs, newest first",
+        handle=_list,
+        answers={200: JobsAnswer},
+        errors=(503,),
+        query=JobsQuery,
+    ),
+    Route(
+        method="GET",
+        path="/jobs/{job_id}",
+        summary="One job",
+        handle=_get,
+        answers={200: JobAnswer},
+        errors=(503,),
+        path_docs=_JOB_ID,
+    ),
+    Route(
+        method="DELETE",
+        path="/jobs/{job_id}",
+        summary="Cancel a job; a running copy stops and its partial data is removed",
+        handle=_cancel,
+        answers={200: JobAnswer},
+        errors=(409, 503),
+        path_docs=_JOB_ID,
+    ),
+    Route(
+        method="POST",
+        path="/jobs/{job_id}/retry",
+        summary="Queue a failed or cancelled job again",
+        handle=_retry,
+        answers={202: JobAnswer},
+        errors=(409, 503),
+        body=RetryBody,
+        path_docs=_JOB_ID,
+    ),
+    Route(
+        method="POST",
+        path="/state/save",
+        summary="Write a recovery point",
+        handle=_save,
+        answers={200: SaveAnswer},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/openapi.json",
+        summary="This document",
+        handle=_openapi,
+        answers={},
+    ),
+    *(
+        Route(
+            method=method,
+            path=path,
+            summary=f"{summary} (not in this version)",
+            handle=_not_implemented,
+            answers={},
+            errors=(501,),
+            read_body=lambda fields: fields,
+        )
+        for method, path, summary in (
+            ("POST", "/space-management/trigger", "Free space on the SSD now"),
+            ("POST", "/tags/existing", "Tag torrents by where their data is"),
+            ("GET", "/tags/summary", "Torrents and bytes per place and tag"),
+        )
+    ),
+)
+
+NOTIFY = next(route for route in ROUTES if route.path == NOTIFY_PATH)

@@ -1,0 +1,321 @@
+"""The shapes of requests and answers. The OpenAPI document is generated from these."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from ..core.model import JobState, OnConflict, Outcome, Phase, WaitReason
+from .bodies import integral
+from .hashes import normalise_hash
+
+
+def rfc3339(at: float) -> str:
+    """Epoch seconds as ``2026-01-31T12:00:00.000Z``."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+Time = Annotated[
+    float,
+    PlainSerializer(rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""Epoch seconds inside, RFC 3339 UTC outside."""
+
+
+def showable(value: object) -> object:
+    """Text that UTF-8 can carry: file names may hold bytes that are not Unicode."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()
+    return value
+
+
+Text = Annotated[str, BeforeValidator(showable)]
+
+
+class Body(BaseModel):
+    """What a client sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """What a client gets. Built from our own values, so nothing is coerced."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, from_attributes=True, json_schema_mode_override="serialization"
+    )
+
+
+# -- requests ---------------------------------------------------------------
+
+
+class NoBody(Body):
+    """Nothing, or an empty object."""
+
+
+class NotificationBody(Body):
+    """A torrent finished. In a form, the params stand beside `hash` and `priority`."""
+
+    hash: Annotated[
+        str,
+        StringConstraints(max_length=200),
+        AfterValidator(normalise_hash),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "pattern": r"^\s*([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64}|[A-Za-z2-7]{32})\s*$",
+            }
+        ),
+    ] = Field(description="40 hex digits (v1 or torrent id), 64 (v2), or 32 of base32; any case.")
+    params: Any = Field(
+        None,
+        description="Hints: an object with any of hash, name, category, content_path, tags "
+        "(text), num_files, size (whole numbers). What cannot be used is dropped with a "
+        "warning in the log. If its hash differs from the outer one, the outer one decides.",
+    )
+    priority: Annotated[int, BeforeValidator(integral)] = Field(
+        0, ge=-(2**31), le=2**31 - 1, description="Higher first, then oldest first."
+    )
+
+
+class RetryBody(Body):
+    """How to run a job again."""
+
+    on_conflict: Literal["fail", "set_aside"] = Field(
+        "fail",
+        description="set_aside lets the job move a differing file at its destination out "
+        "of the way, under a name that says so.",
+    )
+
+
+class NoQuery(Body):
+    """No query parameters but the key."""
+
+
+class JobsQuery(Body):
+    """Which jobs to list."""
+
+    state: JobState | None = Field(None, description="Only jobs in this state.")
+    limit: int = Field(50, ge=1, le=500)
+    after: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="Only jobs older than the one with this id: the last of a page."
+    )
+
+
+# -- answers ----------------------------------------------------------------
+
+
+class ErrorDetail(Answer):
+    """One thing wrong with a request."""
+
+    field: str
+    problem: str
+
+
+class ErrorAnswer(Answer):
+    """Every answer of 400 and above."""
+
+    success: Literal[False]
+    error: str = Field(description="A sentence for people.")
+    code: str = Field(description="A stable word for programs.")
+    details: list[ErrorDetail]
+
+
+class HealthAnswer(Answer):
+    """Whether the service can do its work."""
+
+    status: Literal["healthy", "degraded", "draining"]
+    service: Literal["qbm-trio"] = "qbm-trio"
+    version: str
+    problems: list[str] | None = Field(None, description="What is wrong; absent when healthy.")
+
+
+class NotifyAnswer(Answer):
+    """The notification's job. It is on disk."""
+
+    success: Literal[True] = True
+    queue_id: str = Field(description="The job's id, for /jobs/{id}.")
+    hash: str
+    status: JobState
+    position: int = Field(description="Place in the queue, 1 is next; 0 when not queued.")
+    message: str
+    duplicate: Literal[True] | None = Field(
+        None, description="Present when the torrent's job was there already."
+    )
+
+
+class ClearAnswer(Answer):
+    """How many jobs were cleared."""
+
+    success: Literal[True] = True
+    cleared_count: int
+
+
+class SaveAnswer(Answer):
+    """A recovery point was written."""
+
+    success: Literal[True] = True
+    path: Text
+    counts: dict[str, int]
+    saved_at: Time
+
+
+class JobItem(Answer):
+    """One job of the journal."""
+
+    id: str = Field(description="What /notify/torrent-finished calls queue_id.")
+    hash: str = Field(description="As notified.")
+    torrent_id: str | None
+    name: Text
+    category: Text
+    priority: int
+    state: JobState
+    phase: Phase | None
+    wait_reason: WaitReason | None
+    next_at: Time | None = Field(description="When a waiting job is looked at again.")
+    attempts: int
+    error_code: str | None
+    error: Text | None
+    outcome: Outcome | None
+    merged_into: str | None
+    on_conflict: OnConflict
+    destination: Text | None = Field(description="On the HDD, relative to its base.")
+    bytes_total: int | None
+    bytes_copied: int
+    accepted_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    updated_at: Time
+
+
+class JobAnswer(JobItem):
+    """One job of the journal."""
+
+    success: Literal[True] = True
+
+
+class JobsAnswer(Answer):
+    """A page of jobs, newest first."""
+
+    success: Literal[True] = True
+    jobs: list[JobItem]
+    next_after: str | None = Field(description="Give this as `after` for the next page.")
+
+
+# -- /status ----------------------------------------------------------------
+
+
+class ServiceStatus(Answer):
+    """The service itself."""
+
+    status: Literal["healthy", "degraded", "draining"]
+    version: str
+    started_at: Time
+    uptime_seconds: float
+    last_activity: Time | None
+
+
+class QbittorrentStatus(Answer):
+    """What is known of qBittorrent since the last call."""
+
+    reachable: bool
+    version: str | None
+    web_api_version: str | None
+    last_contact: Time | None
+    problem: Text | None
+
+
+class ProcessingStatus(Answer):
+    """Jobs at once."""
+
+    running_processes: int
+    max_concurrent: int
+    capacity_available: int
+
+
+class QueueStatus(Answer):
+    """The queue; `items` are its first 20, in order."""
+
+    size: int
+    capacity: int
+    waiting_retry: int = Field(description="Jobs waiting for a time or a condition.")
+    oldest_seconds: float | None
+    items: list[JobItem]
+
+
+class ProcessStatus(Answer):
+    """One job that runs now."""
+
+    id: str
+    hash: str
+    name: Text
+    kind: str
+    phase: Phase
+    started_at: Time
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float
+    eta_seconds: float | None
+
+
+class TierStatus(Answer):
+    """One tier, from a cached probe; null where it could not be asked."""
+
+    path: Text
+    total_bytes: int | None
+    free_bytes: int | None
+    problem: Text | None
+
+
+class SsdStatus(TierStatus):
+    """The SSD and when it is freed."""
+
+    threshold_bytes: int = Field(description="Below this much free, space management acts.")
+    target_bytes: int = Field(description="It frees until this much is free.")
+
+
+class SpaceStatus(Answer):
+    """Both tiers."""
+
+    ssd: SsdStatus
+    hdd: TierStatus
+    last_run: None = Field(None, description="The last run of space management.")
+
+
+class Statistics(Answer):
+    """Counters since the journal began, kept over restarts."""
+
+    torrents_processed: int = 0
+    torrents_failed: int = 0
+    bytes_copied: int = 0
+    bytes_verified: int = 0
+    torrents_relocated: int = 0
+    bytes_freed: int = 0
+    space_management_runs: int = 0
+    api_requests: int = 0
+    jobs_recovered: int = 0
+
+
+class StatusAnswer(Answer):
+    """Everything at a glance."""
+
+    service: ServiceStatus
+    qbittorrent: QbittorrentStatus
+    processing: ProcessingStatus
+    queue: QueueStatus
+    processes: list[ProcessStatus]
+    space: SpaceStatus
+    statistics: Statistics
+    recent: list[JobItem]
