@@ -1,0 +1,174 @@
+"""Check a stream of torrent bytes against its piece hashes. No I/O, no threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from hashlib import sha1, sha256
+from typing import TYPE_CHECKING
+
+from ..core.pieces import LEAF_BYTES, Metainfo, v2_piece_hash
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A piece of either version."""
+
+    number: int  #: in the torrent for version 1, in its file for version 2
+    position: int | None = None  #: the file in ``Metainfo.files``, for version 2
+
+
+class PieceChecker:
+    """Hashes spans in stream order; says which pieces are bad, and which it could not see.
+
+    Fed by one thread. ``bad`` may be emptied by another: a deque's ends are safe.
+    """
+
+    def __init__(self, metainfo: Metainfo) -> None:
+        self.bad: deque[Piece] = deque()
+        self.unseen: list[int] = []  #: version 1 pieces of which some bytes were not fed
+        self._v1 = _V1(metainfo, self) if metainfo.v1_hashes is not None else None
+        self._v2 = _V2(metainfo, self) if metainfo.infohash_v2 is not None else None
+
+    def feed(
+        self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
+        *, whole_file: bool,
+    ) -> None:  # fmt: skip
+        """Take the next bytes.
+
+        Args:
+            position: the file in ``Metainfo.files``.
+            offset_bytes: where in that file they begin.
+            stream_offset_bytes: where in the version 1 stream they begin.
+            data: the bytes.
+            whole_file: False when only a part of the file is fed (bytes that complete a
+                neighbour's piece); such parts count for version 1 only.
+        """
+        if self._v1 is not None:
+            self._v1.feed(stream_offset_bytes, data)
+        if self._v2 is not None and whole_file:
+            self._v2.feed(position, offset_bytes, data)
+
+    def finish(self) -> None:
+        """Say that nothing more comes."""
+        if self._v1 is not None:
+            self._v1.leave_piece()
+
+
+class _V1:
+    def __init__(self, metainfo: Metainfo, found: PieceChecker) -> None:
+        self._metainfo = metainfo
+        self._found = found
+        self._length = metainfo.piece_length
+        self._total = metainfo.stream_bytes
+        self._at = 0  #: the next stream byte, when the current piece is whole so far
+        self._hash: _Hash | None = None  #: None between pieces
+
+    def feed(self, at: int, data: memoryview) -> None:
+        if at != self._at:
+            self.leave_piece()
+        done = 0
+        while done < len(data):
+            piece, inside = divmod(at, self._length)
+            take = min(len(data) - done, self._length - inside)
+            if self._hash is None:
+                if inside == 0:
+                    self._hash = sha1(usedforsecurity=False)
+                elif not self._found.unseen or self._found.unseen[-1] != piece:
+                    self._found.unseen.append(piece)
+            if self._hash is not None:
+                self._hash.update(data[done : done + take])
+            done += take
+            at += take
+            self._at = at
+            if at % self._length == 0 or at == self._total:
+                self._judge(piece)
+
+    def leave_piece(self) -> None:
+        """The bytes that would end the current piece do not come."""
+        if self._hash is not None:
+            self._hash = None
+            self._found.unseen.append(self._at // self._length)
+
+    def _judge(self, piece: int) -> None:
+        if self._hash is not None:
+            if self._hash.digest() != self._metainfo.v1_hash(piece):
+                self._found.bad.append(Piece(number=piece))
+            self._hash = None
+
+
+class _V2:
+    def __init__(self, metainfo: Metainfo, found: PieceChecker) -> None:
+        self._metainfo = metainfo
+        self._found = found
+        self._leaves: list[bytes] = []
+        self._part: _Hash | None = None  #: a leaf that the last bytes began
+        self._part_bytes = 0
+
+    def feed(self, position: int, at: int, data: memoryview) -> None:
+        file = self._metainfo.files[position]
+        if file.pad:
+            return
+        length, size = self._metainfo.piece_length, file.size_bytes
+        done = 0
+        while done < len(data):
+            inside = at % length
+            take = min(len(data) - done, length - inside, size - at)
+            self._take(data[done : done + take])
+            done += take
+            at += take
+            if at % length == 0 or at == size:
+                self._judge(position, (at - 1) // length)
+
+    def _take(self, data: memoryview) -> None:
+        begin = 0
+        if self._part is not None:
+            begin = min(LEAF_BYTES - self._part_bytes, len(data))
+            self._part.update(data[:begin])
+            self._part_bytes += begin
+            if self._part_bytes < LEAF_BYTES:
+                return
+            self._end_leaf()
+        whole = begin + (len(data) - begin) // LEAF_BYTES * LEAF_BYTES
+        self._leaves += [
+            sha256(data[i : i + LEAF_BYTES]).digest() for i in range(begin, whole, LEAF_BYTES)
+        ]
+        if whole < len(data):
+            self._part = sha256(data[whole:])
+            self._part_bytes = len(data) - whole
+
+    def _end_leaf(self) -> None:
+        if self._part is not None:
+            self._leaves.append(self._part.digest())
+            self._part = None
+            self._part_bytes = 0
+
+    def _judge(self, position: int, number: int) -> None:
+        self._end_leaf()
+        file = self._metainfo.files[position]
+        actual = v2_piece_hash(
+            self._leaves,
+            piece_length=self._metainfo.piece_length,
+            file_bytes=file.size_bytes,
+        )
+        if actual != file.v2_hashes[number]:
+            self._found.bad.append(Piece(number=number, position=position))
+        self._leaves = []
+
+
+def v1_digest(parts: list[bytes]) -> bytes:
+    """The SHA-1 of a piece given in parts."""
+    state = sha1(usedforsecurity=False)
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def v2_digest(data: bytes, *, piece_length: int, file_bytes: int) -> bytes:
+    """The version 2 hash of a piece given whole."""
+    view = memoryview(data)
+    leaves = [sha256(view[i : i + LEAF_BYTES]).digest() for i in range(0, len(data), LEAF_BYTES)]
+    return v2_piece_hash(leaves, piece_length=piece_length, file_bytes=file_bytes)

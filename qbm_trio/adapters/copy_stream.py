@@ -1,0 +1,273 @@
+"""Read spans of a torrent in stream order into a few buffers, and hash them beside.
+
+The reading thread fills a buffer, hands it to the hashing thread, and does what it
+wants with it meanwhile (write it, say). A buffer holds many small files or a part of
+a large one, so that both go at the disk's speed. hashlib releases the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.errors import JobError, SourceChanged
+from ..core.pieces import Role, Span
+from .copy_hashing import PieceChecker
+from .copy_threads import Stop, WorkThread
+from .disk_errors import read_error
+from .disk_paths import FolderHandle, is_regular
+
+BUFFER_BYTES = 2 * 1024 * 1024
+_BUFFERS = 3
+_ZEROS = memoryview(bytes(256 * 1024))
+# O_NONBLOCK: opening a pipe that stands in a file's place must not wait for a writer.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """Where the bytes of one file are read."""
+
+    path: Path  #: a real path, proven to lie in its tier
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Bytes of one file within a buffer."""
+
+    span: Span
+    offset_bytes: int  #: in the file
+    stream_offset_bytes: int
+    data: memoryview
+    status: os.stat_result | None  #: of the input, when it was opened; None for padding
+    last: bool  #: ends its span
+
+
+@dataclass(slots=True)
+class Batch:
+    """A filled buffer."""
+
+    buffer: memoryview
+    chunks: list[Chunk] = field(default_factory=list)
+    used_bytes: int = 0
+
+
+class OpenInput:
+    """A regular file of the expected size, which must not change while it is read."""
+
+    def __init__(self, folders: FolderHandle, source: Input) -> None:
+        self.path = source.path
+        try:
+            folder, name = os.path.split(source.path)
+            self.fd = os.open(name, _READ, dir_fd=folders.open(folder))
+        except OSError as error:
+            raise missing_or(error, source.path) from error
+        try:
+            self.status = os.fstat(self.fd)
+            if not is_regular(self.status):
+                raise SourceChanged(f"{source.path} is not a regular file")
+            if self.status.st_size != source.size_bytes:
+                raise SourceChanged(
+                    f"{source.path} has {self.status.st_size} bytes instead of "
+                    f"{source.size_bytes}; recheck the torrent in qBittorrent"
+                )
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def read_into(self, view: memoryview, offset_bytes: int) -> None:
+        """Fill ``view`` from this place."""
+        while len(view):
+            try:
+                count = os.preadv(self.fd, [view], offset_bytes)
+            except OSError as error:
+                raise read_error(error, self.path) from error
+            if count == 0:
+                raise SourceChanged(f"{self.path} shrank while it was read")
+            view = view[count:]
+            offset_bytes += count
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceChanged` when it was written to since it was opened."""
+        now, then = os.fstat(self.fd), self.status
+        if (now.st_mtime_ns, now.st_size) != (then.st_mtime_ns, then.st_size):
+            raise SourceChanged(f"{self.path} was changed while it was read")
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.fd)
+
+
+def missing_or(error: OSError, path: Path) -> JobError:
+    """`read_error`, which says so when the file is there under an unfinished name."""
+    if isinstance(error, FileNotFoundError):
+        unfinished = path.with_name(f"{path.name}.!qB")
+        if os.path.lexists(unfinished):
+            return SourceChanged(
+                f"{path} is there only as {unfinished.name}: unfinished; "
+                "recheck the torrent in qBittorrent"
+            )
+    return read_error(error, path)
+
+
+def run_pass(
+    spans: Iterable[Span],
+    inputs: Mapping[int, Input],
+    *,
+    checker: PieceChecker | None,
+    stop: Stop,
+    nice: int,
+    use: Callable[[Batch], None],
+) -> None:
+    """Read all spans, hash them in a second thread, and give each batch to ``use``.
+
+    Args:
+        spans: from ``core.pieces.plan_spans``.
+        inputs: by position in ``Metainfo.files``; for every span that is not padding.
+        checker: takes all bytes in order; None to hash nothing.
+        stop: looked at once a batch.
+        nice: of the hashing thread.
+        use: called in this thread while the batch is hashed. All pieces found bad by
+            its end lie in batches already used.
+
+    Raises:
+        JobError: an input is missing, changed, or cannot be read.
+        Stopped: asked to stop.
+    """
+    buffers = [memoryview(bytearray(BUFFER_BYTES)) for _ in range(_BUFFERS)]
+    reader = _Reader(inputs)
+    if checker is None:
+        for batch in reader.batches(spans, lambda: buffers[0]):
+            stop.check()
+            use(batch)
+        return
+    hasher = _Hasher(checker, buffers, nice)
+    try:
+        for batch in reader.batches(spans, hasher.free_buffer):
+            stop.check()
+            hasher.submit(batch)
+            use(batch)
+    finally:
+        reader.close()
+        hasher.end()
+    checker.finish()
+    hasher.result()
+
+
+class _Hasher:
+    def __init__(self, checker: PieceChecker, buffers: list[memoryview], nice: int) -> None:
+        self._checker = checker
+        self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        for buffer in buffers:
+            self._free.put(buffer)
+        self._thread = WorkThread(self._run, nice=nice)
+
+    def free_buffer(self) -> memoryview:
+        buffer = self._free.get()
+        if buffer is None:
+            self._thread.result()  # raises what the hashing thread raised
+            raise RuntimeError("the hashing thread ended early")
+        return buffer
+
+    def submit(self, batch: Batch) -> None:
+        self._work.put(batch)
+
+    def end(self) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+    def result(self) -> None:
+        self._thread.result()
+
+    def _run(self) -> None:
+        feed = self._checker.feed
+        try:
+            while (batch := self._work.get()) is not None:
+                for chunk in batch.chunks:
+                    feed(
+                        chunk.span.segment.position,
+                        chunk.offset_bytes,
+                        chunk.stream_offset_bytes,
+                        chunk.data,
+                        whole_file=chunk.span.role is Role.COPY,
+                    )
+                # The user has it still, but refills only after it is done with it.
+                self._free.put(batch.buffer)
+        finally:
+            self._free.put(None)
+
+
+class _Reader:
+    def __init__(self, inputs: Mapping[int, Input]) -> None:
+        self._inputs = inputs
+        self._folders = FolderHandle()
+        self._open: OpenInput | None = None
+
+    def close(self) -> None:
+        self._folders.close()
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def batches(self, spans: Iterable[Span], buffer: Callable[[], memoryview]) -> Iterator[Batch]:
+        try:
+            batch = Batch(buffer())
+            for span in spans:
+                if span.role is Role.PAD:
+                    _add_padding(batch, span)
+                    continue
+                segment = span.segment
+                source = OpenInput(self._folders, self._inputs[segment.position])
+                self._open = source
+                done = 0
+                while True:
+                    if batch.used_bytes == BUFFER_BYTES or len(batch.chunks) >= 4096:
+                        yield batch
+                        batch = Batch(buffer())
+                    take = min(BUFFER_BYTES - batch.used_bytes, segment.size_bytes - done)
+                    view = batch.buffer[batch.used_bytes : batch.used_bytes + take]
+                    source.read_into(view, segment.offset_bytes + done)
+                    last = done + take == segment.size_bytes
+                    if last:
+                        source.check_unchanged()
+                    batch.chunks.append(
+                        Chunk(
+                            span,
+                            segment.offset_bytes + done,
+                            span.stream_offset_bytes + done,
+                            view,
+                            source.status,
+                            last,
+                        )
+                    )
+                    batch.used_bytes += take
+                    done += take
+                    if last:
+                        break
+                source.close()
+                self._open = None
+            yield batch
+        finally:
+            self.close()
+
+
+def _add_padding(batch: Batch, span: Span) -> None:
+    done = 0
+    while done < span.segment.size_bytes:
+        data = _ZEROS[: span.segment.size_bytes - done]
+        batch.chunks.append(
+            Chunk(
+                span,
+                span.segment.offset_bytes + done,
+                span.stream_offset_bytes + done,
+                data,
+                None,
+                done + len(data) == span.segment.size_bytes,
+            )
+        )
+        done += len(data)

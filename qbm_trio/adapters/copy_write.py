@@ -1,0 +1,161 @@
+"""Write staged files, and get them onto the disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import MustWait
+from ..core.model import Progress, WaitReason
+from . import disk_calls
+from .copy_stream import Chunk
+from .copy_threads import Stop, WriteRate, sync_stoppable
+from .disk_errors import write_error
+from .disk_paths import FolderHandle
+
+LARGE_BYTES = 16 * 1024 * 1024
+"""From this size a file is written back while it is copied, and synced by itself."""
+_WINDOW_BYTES = 32 * 1024 * 1024
+"""At most about this much of a large file waits for the disk, so that a stop is prompt."""
+_FEW_FILES = 16
+"""Up to so many small files are synced one by one; more, with their whole file system."""
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_REWRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A staged file as the disk has it."""
+
+    size_bytes: int
+    mtime_ns: int  #: the source's, as exactly as the file system keeps it
+    inode: int
+
+
+class StagedWriter:
+    """Writes chunks of files, each file from its start to its end, then the next."""
+
+    def __init__(self, *, rate: WriteRate, stop: Stop, progress: Progress) -> None:
+        self.written: dict[int, Written] = {}  #: by position
+        self.copied_bytes = 0
+        self._rate = rate
+        self._stop = stop
+        self._progress = progress
+        self._folders = FolderHandle()
+        self._unsynced: dict[int, Path] = {}
+        self._fd = -1
+        self._sync_fd = -1  #: opened before the first write, so that syncfs reports its errors
+
+    def write(self, chunk: Chunk, path: Path) -> None:
+        """Write the next chunk of the file at ``path``, which it creates at offset 0.
+
+        Raises:
+            MustWait: the disk is full, read-only or away.
+            DiskError: it refused for another reason.
+        """
+        size = len(chunk.data)
+        self._rate.wait(size, self._stop)
+        try:
+            if chunk.offset_bytes == 0:
+                self._create(path)
+            write_fully(self._fd, chunk.data, chunk.offset_bytes)
+            if chunk.span.segment.size_bytes >= LARGE_BYTES:
+                self._push_out(chunk.offset_bytes, size)
+            self.copied_bytes += size
+            self._progress.bytes_done += size
+            if chunk.last:
+                self._finish(chunk, path)
+        except OSError as error:
+            raise write_error(error, path) from error
+
+    def rewrite(self, position: int, path: Path, offset_bytes: int, data: memoryview) -> None:
+        """Replace bytes written before; the file's times stay."""
+        self._rate.wait(len(data), self._stop)
+        try:
+            fd = os.open(path, _REWRITE)
+            try:
+                before = os.fstat(fd)
+                write_fully(fd, data, offset_bytes)
+                if position in self.written:
+                    os.utime(fd, ns=(before.st_atime_ns, self.written[position].mtime_ns))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise write_error(error, path) from error
+        self._unsynced[position] = path
+
+    def sync(self) -> None:
+        """Get everything written onto the disk.
+
+        Raises:
+            MustWait, DiskError: what was written did not reach it.
+            Stopped: asked to stop first.
+        """
+        if not self._unsynced:
+            return
+        path = next(iter(self._unsynced.values()))
+        try:
+            if len(self._unsynced) > _FEW_FILES:
+                sync_stoppable(disk_calls.syncfs, self._sync_fd, self._stop)
+            else:
+                for path in self._unsynced.values():
+                    fd = os.open(path, _REWRITE)
+                    try:
+                        sync_stoppable(disk_calls.fsync, fd, self._stop)
+                    finally:
+                        os.close(fd)
+        except OSError as error:
+            raise write_error(error, path) from error
+        self._unsynced.clear()
+
+    def close(self) -> None:
+        """Close what is open. Staged files stay."""
+        self._folders.close()
+        for fd in (self._fd, self._sync_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._sync_fd = -1
+
+    def _create(self, path: Path) -> None:
+        folder, name = os.path.split(path)
+        folder_fd = self._folders.open(folder)
+        if self._sync_fd < 0:
+            self._sync_fd = os.dup(folder_fd)
+        elif os.fstat(self._sync_fd).st_dev != os.fstat(folder_fd).st_dev:
+            # Another file system begins: settle the one before.
+            self.sync()
+            os.close(self._sync_fd)
+            self._sync_fd = os.dup(folder_fd)
+        self._fd = os.open(name, _CREATE, 0o600, dir_fd=folder_fd)
+
+    def _push_out(self, offset_bytes: int, size_bytes: int) -> None:
+        disk_calls.start_writeback(self._fd, offset_bytes, size_bytes)
+        behind = offset_bytes - _WINDOW_BYTES
+        if behind >= 0:
+            disk_calls.wait_writeback(self._fd, behind, size_bytes)
+
+    def _finish(self, chunk: Chunk, path: Path) -> None:
+        position, source = chunk.span.segment.position, chunk.status
+        assert source is not None
+        os.utime(self._fd, ns=(source.st_atime_ns, source.st_mtime_ns))
+        status = os.fstat(self._fd)
+        self.written[position] = Written(
+            size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, inode=status.st_ino
+        )
+        if status.st_size >= LARGE_BYTES:
+            sync_stoppable(disk_calls.fsync, self._fd, self._stop)
+        else:
+            self._unsynced[position] = path
+        os.close(self._fd)
+        self._fd = -1
+
+
+def write_fully(fd: int, data: memoryview, offset_bytes: int) -> None:
+    """Write all of ``data`` at a place."""
+    while len(data):
+        count = os.pwrite(fd, data, offset_bytes)
+        if count == 0:
+            raise MustWait("the disk takes no more bytes", reason=WaitReason.SPACE)
+        data = data[count:]
+        offset_bytes += count

@@ -1,0 +1,337 @@
+"""Facts about the tiers' disks: space, markers, whether both show the same files."""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from ..core.errors import DiskError, MustWait, SameStorage
+from ..core.model import WaitReason
+from . import disk_calls
+from .disk_errors import read_error, write_error
+from .disk_paths import resolve_beneath
+
+__all__ = [
+    "MARKER_NAME",
+    "DiskSpace",
+    "check_marker",
+    "check_not_aliased",
+    "check_writable",
+    "clean_probes",
+    "create_marker",
+    "disk_space",
+    "raise_open_files_limit",
+    "read_marker",
+    "resolve_beneath",
+    "same_file_system",
+]
+
+MARKER_NAME = ".qbm-tier"
+_PROBE_PREFIX = ".qbm-probe-"
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpace:
+    """Figures of a file system, from statvfs."""
+
+    total_bytes: int
+    free_bytes: int  #: for users other than root
+
+
+async def _in_thread(call: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
+    return await trio.to_thread.run_sync(call, limiter=limiter)
+
+
+async def disk_space(path: Path, *, limiter: trio.CapacityLimiter) -> DiskSpace:
+    """Total and free bytes of the file system that holds ``path``.
+
+    A dead disk can hold the thread, and so this call, for ever: ask under a limiter of
+    its own and answer others from the last result.
+
+    Raises:
+        MustWait: the path is not there, or its disk is away.
+        DiskError: the system refused otherwise.
+    """
+
+    def call() -> DiskSpace:
+        try:
+            figures = os.statvfs(path)
+        except OSError as error:
+            raise _away(error, path) from error
+        return DiskSpace(
+            total_bytes=figures.f_blocks * figures.f_frsize,
+            free_bytes=figures.f_bavail * figures.f_frsize,
+        )
+
+    return await _in_thread(call, limiter)
+
+
+async def same_file_system(one: Path, other: Path, *, limiter: trio.CapacityLimiter) -> bool:
+    """Whether two folders are on one file system, by device number.
+
+    Raises:
+        MustWait: one is not there.
+    """
+
+    def call() -> bool:
+        try:
+            return one.stat().st_dev == other.stat().st_dev
+        except OSError as error:
+            raise _away(error, one if not one.exists() else other) from error
+
+    return await _in_thread(call, limiter)
+
+
+# -- markers -----------------------------------------------------------------
+
+
+async def read_marker(root: Path, *, limiter: trio.CapacityLimiter) -> str | None:
+    """The UUID in a tier's marker; None when there is no marker.
+
+    Raises:
+        MustWait: the tier is not there, or its marker is damaged.
+    """
+
+    def call() -> str | None:
+        return _read_marker(root)
+
+    return await _in_thread(call, limiter)
+
+
+async def create_marker(root: Path, *, limiter: trio.CapacityLimiter) -> str:
+    """Give a tier its marker, or keep the one it has. Safe to repeat after a crash.
+
+    The marker appears whole: written under another name, synced, then linked into place.
+
+    Returns:
+        The UUID, for the journal.
+
+    Raises:
+        MustWait: the tier is not there, full or read-only, or its marker is damaged.
+        DiskError: the system refused otherwise.
+    """
+
+    def call() -> str:
+        found = _read_marker(root)
+        if found is not None:
+            return found
+        fresh = str(uuid.uuid4())
+        try:
+            _write_marker(root, fresh)
+        except FileExistsError:
+            pass  # another process was faster: its marker counts
+        except OSError as error:
+            raise write_error(error, root / MARKER_NAME) from error
+        return _read_marker(root) or fresh
+
+    return await _in_thread(call, limiter)
+
+
+async def check_marker(root: Path, expected: str, *, limiter: trio.CapacityLimiter) -> None:
+    """Prove that the tier's own disk is mounted at ``root``.
+
+    Raises:
+        MustWait: the marker is missing or another one.
+    """
+    found = await read_marker(root, limiter=limiter)
+    if found is None:
+        raise _tier(
+            f"{root} has no {MARKER_NAME}: its disk is not mounted there; mount it. "
+            f"If you replaced the disk, write {expected} into {root / MARKER_NAME}"
+        )
+    if found != expected:
+        raise _tier(
+            f"{root} holds another disk: its {MARKER_NAME} says {found}, not {expected}; "
+            "mount the right one"
+        )
+
+
+def _read_marker(root: Path) -> str | None:
+    path = root / MARKER_NAME
+    try:
+        root.stat()
+        with path.open("rb") as file:
+            text = file.read(200).decode("ascii", "replace").strip()
+    except FileNotFoundError as error:
+        if error.filename == str(path):
+            return None
+        raise _away(error, root) from error
+    except OSError as error:
+        raise _away(error, path) from error
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise _tier(f"{path} does not hold a UUID; restore it, or remove it") from None
+
+
+def _write_marker(root: Path, text: str) -> None:
+    temporary = f"{MARKER_NAME}.{secrets.token_hex(8)}"
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(temporary, _CREATE, 0o644, dir_fd=folder)
+        try:
+            try:
+                os.write(fd, f"{text}\n".encode())
+                disk_calls.fsync(fd)
+            finally:
+                os.close(fd)
+            _move_noreplace(folder, temporary, MARKER_NAME)
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+        disk_calls.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _move_noreplace(folder: int, old: str, new: str) -> None:
+    try:
+        disk_calls.rename_noreplace(folder, old, folder, new)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+        os.unlink(old, dir_fd=folder)
+
+
+# -- one place under two names -----------------------------------------------
+
+
+async def check_not_aliased(
+    one: Path,
+    other: Path,
+    *,
+    instance_id: str,
+    files: tuple[Path, Path] | None = None,
+    limiter: trio.CapacityLimiter,
+) -> None:
+    """Prove that two folders are not two views of one place (a pool, a bind mount).
+
+    A probe file with a random name is made in each folder; it must not appear in the
+    other. Inode numbers alone prove nothing: pools make up their own.
+
+    Args:
+        one: a folder on the SSD.
+        other: the folder on the HDD that would stand for it.
+        instance_id: names the probes, so that leftovers of a crash are known as ours.
+        files: a file below each, which must not be the same one.
+        limiter: for the thread.
+
+    Raises:
+        SameStorage: they are.
+        MustWait: a folder is not there, full or read-only.
+        DiskError: the system refused otherwise.
+    """
+
+    def call() -> None:
+        if files is not None:
+            _refuse_same(*files)
+        _refuse_same(one, other)
+        for made, seen in ((one, other), (other, one)):
+            probe = made / f"{_PROBE_PREFIX}{instance_id}-{secrets.token_hex(16)}"
+            try:
+                os.close(os.open(probe, _CREATE, 0o600))
+                try:
+                    if os.path.lexists(seen / probe.name):
+                        raise _same(one, other)
+                finally:
+                    probe.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(error, probe) from error
+
+    await _in_thread(call, limiter)
+
+
+async def clean_probes(folder: Path, *, instance_id: str, limiter: trio.CapacityLimiter) -> int:
+    """Remove the probes that a crash left in one folder. Returns how many."""
+
+    def call() -> int:
+        count = 0
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(f"{_PROBE_PREFIX}{instance_id}-") and entry.is_file(
+                        follow_symlinks=False
+                    ):
+                        Path(entry.path).unlink(missing_ok=True)
+                        count += 1
+        except OSError as error:
+            raise write_error(error, folder) from error
+        return count
+
+    return await _in_thread(call, limiter)
+
+
+async def check_writable(folder: Path, *, instance_id: str, limiter: trio.CapacityLimiter) -> None:
+    """Prove that a file can be made in ``folder``.
+
+    Raises:
+        MustWait: it is not there, full, or read-only.
+        DiskError: not permitted, or refused otherwise.
+    """
+
+    def call() -> None:
+        probe = folder / f"{_PROBE_PREFIX}{instance_id}-{secrets.token_hex(16)}"
+        try:
+            os.close(os.open(probe, _CREATE, 0o600))
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(error, folder) from error
+
+    await _in_thread(call, limiter)
+
+
+def _refuse_same(one: Path, other: Path) -> None:
+    try:
+        a, b = one.stat(), other.stat()
+    except FileNotFoundError:
+        return  # what is not there is not the same; the probe tells about folders
+    except OSError as error:
+        raise read_error(error, one) from error
+    if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino):
+        raise _same(one, other)
+
+
+def _same(one: Path, other: Path) -> SameStorage:
+    return SameStorage(
+        f"{one} and {other} are two views of the same files; give each tier a disk of its "
+        "own (not a pool and one of its members)",
+        reason=WaitReason.TIER,
+    )
+
+
+def _away(error: OSError, path: Path) -> MustWait | DiskError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return _tier(f"{path} is not there; mount its disk, or create the folder")
+    translated = read_error(error, path)
+    if isinstance(translated, MustWait | DiskError):
+        return translated
+    return DiskError(str(translated))
+
+
+def _tier(message: str) -> MustWait:
+    return MustWait(message, reason=WaitReason.TIER)
+
+
+# -- limits ------------------------------------------------------------------
+
+
+def raise_open_files_limit(wanted: int = 65536) -> int:
+    """Raise the soft limit of open files towards the hard one. Returns what holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        soft = target
+    return soft

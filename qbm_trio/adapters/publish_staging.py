@@ -1,0 +1,288 @@
+"""Where files wait until they are verified: ``.qbm-staging/<instance>/<job>/``.
+
+Staging lies in the HDD's base. Where the destination is on another file system, or a
+pool refuses to rename between the two, it lies beside: in the deepest folder of the
+destination that exists. A note in the base's own staging says where, so that it is
+found and cleaned after a crash without a search of the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from ..core.errors import JobError, UnsafePath
+from . import disk_calls
+from .disk_errors import write_error
+from .disk_paths import resolve_beneath
+from .publish_folders import deepest_existing
+
+STAGING_NAME = ".qbm-staging"
+_NOTE_PREFIX = "beside-"
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+
+
+async def prepare_staging(
+    base: Path,
+    destinations: Sequence[Path],
+    *,
+    instance_id: str,
+    job_id: str,
+    keep_files: bool = False,
+    limiter: trio.CapacityLimiter,
+) -> list[Path]:
+    """Make the job's staging folders, empty ones.
+
+    Args:
+        base: the HDD's base folder.
+        destinations: where the files will go, below ``base``; nothing is made there.
+        instance_id: this service's own, from the journal.
+        job_id: the job's.
+        keep_files: keep what an earlier try of the job staged; else it is removed.
+        limiter: for the thread.
+
+    Returns:
+        For each destination the path to stage it at, on its file system. The names are
+        numbers, so that no torrent's name can be too long for staging.
+
+    Raises:
+        UnsafePath: a destination lies outside of ``base``, or a link leads out.
+        MustWait: the HDD is full, read-only or away.
+        DiskError: the system refused otherwise.
+    """
+    return await trio.to_thread.run_sync(
+        partial(_prepare, base, destinations, instance_id, job_id, keep_files), limiter=limiter
+    )
+
+
+def _prepare(
+    base: Path, destinations: Sequence[Path], instance_id: str, job_id: str, keep_files: bool
+) -> list[Path]:
+    try:
+        real_base = Path(os.path.realpath(base))
+        home = _make_staging(real_base, instance_id, job_id)
+        noted = set(_notes(home, real_base))
+        if not keep_files:
+            # The notes stay: what the last try learnt of the pool is still true.
+            for folder in (real_base, *noted):
+                _empty(folder / STAGING_NAME / instance_id / job_id)
+        chosen: dict[Path, Path] = {}
+        staged = []
+        for number, destination in enumerate(destinations):
+            parent = destination.parent
+            if parent not in chosen:
+                try:
+                    relative = parent.relative_to(base)
+                except ValueError:
+                    raise UnsafePath(f"{destination} is not below {base}") from None
+                existing = deepest_existing(resolve_beneath(base, relative))
+                chosen[parent] = _choose(home, real_base, existing, noted, instance_id, job_id)
+            staged.append(chosen[parent] / str(number))
+        return staged
+    except OSError as error:
+        raise write_error(error, base / STAGING_NAME) from error
+
+
+def _choose(
+    home: Path, base: Path, existing: Path, noted: set[Path], instance_id: str, job_id: str
+) -> Path:
+    beside = existing if existing.is_dir() else existing.parent
+    inside = [note for note in noted if beside == note or note in beside.parents]
+    if inside:
+        beside = max(inside, key=lambda note: len(note.parts))
+    elif _can_rename(home, beside):
+        return home
+    _write_note(home, base, beside)
+    return _make_staging(beside, instance_id, job_id)
+
+
+def _empty(job: Path) -> None:
+    if not _is_own_folder(job):
+        return
+    for entry in list(os.scandir(job)):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry)
+        elif not entry.name.startswith(_NOTE_PREFIX):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _can_rename(home: Path, folder: Path) -> bool:
+    """Try what publishing will do, with an empty file: pools cannot be told by device alone."""
+    if home.stat().st_dev != folder.stat().st_dev:
+        return False
+    if folder == home.parents[2]:
+        return True  # the base itself
+    name = f".qbm-probe-{home.parent.name}-{secrets.token_hex(16)}"
+    probe = home / name
+    probe.touch(mode=0o600, exist_ok=False)
+    moved = folder / name
+    try:
+        probe.rename(moved)
+    except OSError as error:
+        probe.unlink()
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    moved.unlink()
+    return True
+
+
+def _make_staging(folder: Path, instance_id: str, job_id: str) -> Path:
+    for part in (instance_id, job_id):
+        if not _PLAIN.fullmatch(part):
+            raise UnsafePath(f"{part!r} cannot name a staging folder")
+    path = folder
+    for part in (STAGING_NAME, instance_id, job_id):
+        path = path / part
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise UnsafePath(f"{path} is not a folder; remove it")
+    return path
+
+
+# -- notes of staging beside a destination -----------------------------------
+
+
+def note_beside(staged: Path, base: Path, folder: Path) -> None:
+    """Remember that publishing to ``folder`` needs staging there. Errors do not matter.
+
+    Args:
+        staged: a staged file that could not be published.
+        base: the HDD's base folder.
+        folder: the deepest existing folder of its destination.
+    """
+    job, instance = staged.parent.name, staged.parent.parent.name
+    with suppress(OSError, JobError):
+        real_base = Path(os.path.realpath(base))
+        _write_note(_make_staging(real_base, instance, job), real_base, folder)
+
+
+def _write_note(home: Path, base: Path, folder: Path) -> None:
+    if folder in _notes(home, base):
+        return
+    raw = os.fsencode(folder.relative_to(base))
+    number = sum(1 for _ in home.glob(f"{_NOTE_PREFIX}*"))
+    note = home / f"{_NOTE_PREFIX}{number}"
+    temporary = home / f"{note.name}.new"
+    with temporary.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        disk_calls.fsync(file.fileno())
+    temporary.replace(note)
+
+
+def _notes(home: Path, base: Path) -> Iterator[Path]:
+    for note in home.glob(f"{_NOTE_PREFIX}*"):
+        if note.suffix == ".new":
+            continue
+        with suppress(OSError, JobError):
+            folder = resolve_beneath(base, os.fsdecode(note.read_bytes()))
+            if folder.is_dir():
+                yield folder
+
+
+# -- cleaning ----------------------------------------------------------------
+
+
+async def clean_staging(
+    base: Path,
+    *,
+    instance_id: str,
+    keep_job_ids: Collection[str],
+    limiter: trio.CapacityLimiter,
+) -> list[str]:
+    """Remove this instance's staging of all jobs but those to keep.
+
+    Links are not followed, other instances' staging is not touched, and published
+    files are safe even where a crash left them linked in staging too.
+
+    Returns:
+        The ids of the jobs whose staging was removed.
+
+    Raises:
+        MustWait, DiskError: the system refused.
+    """
+    return await trio.to_thread.run_sync(
+        partial(_clean, base, instance_id, keep_job_ids), limiter=limiter
+    )
+
+
+async def discard_staging(
+    base: Path, *, instance_id: str, job_id: str, limiter: trio.CapacityLimiter
+) -> None:
+    """Remove one job's staging, wherever it lies. Harmless when there is none.
+
+    Raises:
+        MustWait, DiskError: the system refused.
+    """
+
+    def call() -> None:
+        try:
+            _discard(Path(os.path.realpath(base)), instance_id, job_id)
+        except OSError as error:
+            raise write_error(error, base / STAGING_NAME) from error
+
+    await trio.to_thread.run_sync(call, limiter=limiter)
+
+
+def _clean(base: Path, instance_id: str, keep_job_ids: Collection[str]) -> list[str]:
+    try:
+        real_base = Path(os.path.realpath(base))
+        own = real_base / STAGING_NAME / instance_id
+        if not _PLAIN.fullmatch(instance_id) or not _is_own_folder(own):
+            return []
+        removed = []
+        for name in sorted(os.listdir(own)):
+            trio.from_thread.check_cancelled()
+            if name not in keep_job_ids and _is_own_folder(own / name):
+                _discard(real_base, instance_id, name)
+                removed.append(name)
+        _remove_empty(own)
+        return removed
+    except OSError as error:
+        raise write_error(error, base / STAGING_NAME) from error
+
+
+def _discard(base: Path, instance_id: str, job_id: str) -> None:
+    home = base / STAGING_NAME / instance_id / job_id
+    if not _is_own_folder(home):
+        return
+    for folder in _notes(home, base):
+        beside = folder / STAGING_NAME / instance_id / job_id
+        if beside != home and _is_own_folder(beside):
+            shutil.rmtree(beside)
+            _remove_empty(beside.parent)
+    # The notes go last: what they name is gone by then.
+    shutil.rmtree(home)
+    _remove_empty(home.parent)
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether it and the staging folders above it are folders, none of them a link."""
+    for at in (path, path.parent, path.parent.parent):
+        try:
+            if not stat.S_ISDIR(at.lstat().st_mode):
+                return False
+        except FileNotFoundError:
+            return False
+        if at.name == STAGING_NAME:
+            break
+    return True
+
+
+def _remove_empty(instance: Path) -> None:
+    """Remove ``<instance>`` and ``.qbm-staging`` when nothing is left in them."""
+    for path in (instance, instance.parent):
+        with suppress(OSError):
+            path.rmdir()

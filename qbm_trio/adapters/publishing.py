@@ -1,0 +1,276 @@
+"""Put staged files into place: whole or not at all, and never over another file.
+
+A file is staged on the file system of its destination, so that one rename, or a link
+and an unlink, publishes it. Every step may be repeated after a crash.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import gmtime, strftime
+
+import trio
+
+from ..core.errors import DestinationConflict, JobError, UnsafePath
+from . import disk_calls
+from .copy_write import Written
+from .disk_errors import read_error, write_error
+from .disk_paths import FolderHandle, is_regular, resolve_beneath
+from .publish_folders import (
+    deepest_existing,
+    follow_owner_and_mode,
+    make_folders,
+    set_folder_times,
+)
+from .publish_staging import note_beside
+
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM}
+_NAME_BYTES = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishItem:
+    """One staged file and where it goes."""
+
+    staged: Path
+    destination: Path  #: below the HDD's base; not yet resolved
+    source: Path  #: real path on the SSD, whose owner, group and mode are followed
+    written: Written  #: from the copy's report; knows the file again after a crash
+
+
+async def publish(
+    base: Path,
+    items: Sequence[PublishItem],
+    *,
+    source_root: Path,
+    limiter: trio.CapacityLimiter,
+) -> None:
+    """Publish verified, synced files, and sync the folders. Safe to repeat.
+
+    Folders that are missing are made, like their counterparts on the SSD in owner,
+    group, mode and times where permitted. Files get the owner, group and mode of their
+    sources; their times were set when they were written.
+
+    Args:
+        base: the HDD's base folder.
+        items: in any order; fastest when files of one folder follow each other.
+        source_root: the SSD's folder: nothing above it serves as a model.
+        limiter: one token is held meanwhile.
+
+    Cancellation:
+        Between two files. What is published stays; repeat to finish.
+
+    Raises:
+        DestinationConflict: something stands at a destination; it was not touched.
+        UnsafePath: a link leads out of the tier.
+        MustWait: the HDD is full, read-only or away.
+        DiskError: the system refused otherwise. After EXDEV the next
+            `publish_staging.prepare_staging` stages beside the destination.
+    """
+    await trio.to_thread.run_sync(
+        partial(_publish, base, items, source_root, trio.from_thread.check_cancelled),
+        limiter=limiter,
+    )
+
+
+def _publish(
+    base: Path,
+    items: Sequence[PublishItem],
+    source_root: Path,
+    check: Callable[[], None],
+    step: Callable[[str], None] = lambda _: None,
+) -> None:
+    """The work. ``step`` is called with a word between any two changes to the disk."""
+    made: list[tuple[Path, Path]] = []
+    touched: dict[str, None] = {}
+    folders: dict[Path, str] = {}
+    with FolderHandle() as staging, FolderHandle() as target:
+        for item in items:
+            check()
+            parent = item.destination.parent
+            if parent not in folders:
+                folders[parent] = _folder(base, item, source_root, made, touched, step)
+            folder = folders[parent]
+            touched[folder] = None
+            try:
+                _publish_one(item, staging, target, folder, step)
+            except OSError as error:
+                raise _publish_error(error, base, item, folder) from error
+    try:
+        for folder_path, model in reversed(made):
+            set_folder_times(folder_path, model)
+        for folder in touched:
+            check()
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                disk_calls.fsync(fd)
+            finally:
+                os.close(fd)
+            step("folder synced")
+    except OSError as error:
+        raise write_error(error, base) from error
+
+
+def _folder(
+    base: Path,
+    item: PublishItem,
+    source_root: Path,
+    made: list[tuple[Path, Path]],
+    touched: dict[str, None],
+    step: Callable[[str], None],
+) -> str:
+    """The real path of the item's folder, made where it is missing."""
+    relative = item.destination.parent.relative_to(base)
+    real = resolve_beneath(base, relative)
+    try:
+        fresh = make_folders(
+            real, staging=item.staged.parent, model=item.source.parent,
+            model_root=source_root, step=step,
+        )  # fmt: skip
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise DestinationConflict(
+                f"{real} or a folder above it is not a folder; move that file away, "
+                "then retry the job"
+            ) from error
+        raise write_error(error, real) from error
+    for folder, _ in fresh:
+        touched[str(folder.parent)] = None
+    made += fresh
+    return str(real)
+
+
+def _publish_one(
+    item: PublishItem,
+    staging: FolderHandle,
+    target: FolderHandle,
+    folder: str,
+    step: Callable[[str], None],
+) -> None:
+    staged_folder, staged_name = os.path.split(item.staged)
+    name = item.destination.name
+    target_fd = target.open(folder)
+    try:
+        staging_fd = staging.open(staged_folder)
+        staged = os.stat(staged_name, dir_fd=staging_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        if _is_published(item, target_fd, name):
+            return
+        raise
+    try:
+        model = item.source.stat()
+    except OSError as error:
+        raise read_error(error, item.source) from error
+    follow_owner_and_mode(staged_name, model, dir_fd=staging_fd, now=staged)
+    step("owner and mode set")
+    try:
+        move_noreplace(staging_fd, staged_name, target_fd, name, step)
+    except FileExistsError:
+        there = os.stat(name, dir_fd=target_fd, follow_symlinks=False)
+        if (there.st_dev, there.st_ino) != (staged.st_dev, staged.st_ino):
+            raise DestinationConflict(
+                f"{item.destination} exists and is not this service's; move it away, or "
+                'retry the job with {"on_conflict": "set_aside"}'
+            ) from None
+        os.unlink(staged_name, dir_fd=staging_fd)  # linked before a crash
+    step("file published")
+
+
+def _is_published(item: PublishItem, folder_fd: int, name: str) -> bool:
+    """Whether the file stands there already, by what the copy said of it."""
+    try:
+        there = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    known = item.written
+    return is_regular(there) and (there.st_ino, there.st_size, there.st_mtime_ns) == (
+        known.inode, known.size_bytes, known.mtime_ns
+    )  # fmt: skip
+
+
+def move_noreplace(
+    from_fd: int,
+    old: str,
+    to_fd: int,
+    new: str,
+    step: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Move a file within one file system, failing with EEXIST instead of replacing.
+
+    One renameat2 where the file system has it; else link and unlink. A crash between
+    these two leaves both names on one inode.
+    """
+    try:
+        disk_calls.rename_noreplace(from_fd, old, to_fd, new)
+        return
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    os.link(old, new, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+    step("file linked")
+    os.unlink(old, dir_fd=from_fd)
+
+
+def _publish_error(error: OSError, base: Path, item: PublishItem, folder: str) -> JobError:
+    if error.errno == errno.EXDEV:
+        # A pool whose members differ. The next try stages beside the destination.
+        note_beside(item.staged, base, deepest_existing(Path(folder)))
+    return write_error(error, item.destination)
+
+
+# -- setting aside -----------------------------------------------------------
+
+
+async def set_aside(path: Path, *, limiter: trio.CapacityLimiter) -> Path:
+    """Rename what stands at ``path``, within its folder, to a name that says so.
+
+    The name is ``<name>.qbm-conflict-<UTC time>``, shortened to fit; nothing is
+    replaced. The folder is synced.
+
+    Args:
+        path: a real path on the HDD.
+        limiter: for the thread.
+
+    Returns:
+        The new path.
+
+    Raises:
+        MustWait, DiskError: the system refused.
+        UnsafePath: a link now stands on the way.
+    """
+    return await trio.to_thread.run_sync(_set_aside, path, limiter=limiter)
+
+
+def _set_aside(path: Path) -> Path:
+    when = strftime("%Y%m%dT%H%M%SZ", gmtime())
+    with FolderHandle() as folders:
+        try:
+            fd = folders.open(str(path.parent))
+            for number in range(1000):
+                more = f"-{number}" if number else ""
+                new = shortened(path.name, f".qbm-conflict-{when}{more}")
+                try:
+                    move_noreplace(fd, path.name, fd, new)
+                except FileExistsError:
+                    continue
+                disk_calls.fsync(fd)
+                return path.with_name(new)
+        except OSError as error:
+            raise write_error(error, path) from error
+    raise UnsafePath(f"{path} could not be set aside: too many such names exist")
+
+
+def shortened(name: str, suffix: str) -> str:
+    """``name`` plus ``suffix``, the name cut at a character so that both fit 255 bytes."""
+    room = _NAME_BYTES - len(os.fsencode(suffix))
+    raw = os.fsencode(name)
+    if len(raw) > room:
+        while room and raw[room] & 0xC0 == 0x80:  # inside a UTF-8 sequence
+            room -= 1
+        raw = raw[:room]
+    return os.fsdecode(raw) + suffix
