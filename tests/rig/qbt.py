@@ -36,6 +36,7 @@ Session\\LSDEnabled=false
 Session\\PeXEnabled=false
 Session\\Port={peer_port}
 Session\\QueueingSystemEnabled=false
+Session\\RefreshInterval=100
 [Network]
 PortForwardingEnabled=false
 [Preferences]

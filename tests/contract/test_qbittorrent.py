@@ -1,0 +1,338 @@
+"""The adapter on two real qBittorrents, and the fake, answer alike.
+
+What is asserted here is what the rest of the service relies on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha1, sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import bencode2
+import libtorrent as lt
+import pytest
+
+from qbm_trio.adapters.qbittorrent import Qbittorrent
+from qbm_trio.core.client import QbittorrentClient
+from qbm_trio.core.errors import QbittorrentError, TorrentUnknown
+from qbm_trio.core.model import TorrentId
+from tests.fakes.qbittorrent import FakeQbittorrent
+from tests.rig.qbt import Chroot, Installed, Qbt, running
+
+KINDS = {"v1": lt.create_torrent.v1_only, "v2": lt.create_torrent.v2_only, "hybrid": 0}
+UNKNOWN = TorrentId("0123456789" * 4)
+PAD = 0x4000  # piece size here: most files end inside a piece
+
+
+@dataclass
+class Subject:
+    """A client, and a way to give its qBittorrent a torrent."""
+
+    folder: Path
+    qbt: Qbt | None = None
+    fake: FakeQbittorrent | None = None
+    count: int = 0
+    client: QbittorrentClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.qbt is not None:
+            self.client = Qbittorrent(host=self.qbt.url)
+        else:
+            assert self.fake is not None
+            self.client = self.fake
+
+    def add(
+        self,
+        files: dict[str, int],
+        kind: str = "v1",
+        *,
+        category: str = "",
+        complete: bool = True,
+        subfolder: bool = True,
+    ) -> tuple[TorrentId, Path, bytes]:
+        """Make files of these sizes and a torrent of them; give id, save path, metainfo."""
+        self.count += 1
+        save_path = self.folder / f"save {self.count}"
+        for name, size in files.items():
+            path = save_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(os.urandom(size))
+        (root,) = {PurePosixPath(name).parts[0] for name in files}
+        maker = lt.create_torrent(lt.list_files(str(save_path / root)), PAD, KINDS[kind])
+        lt.set_piece_hashes(maker, str(save_path))
+        metainfo = lt.bencode(maker.generate())
+        if not subfolder:
+            for name in files:
+                (save_path / name).rename(save_path / PurePosixPath(name).name)
+        if self.fake is not None:
+            id = self.fake.add(
+                metainfo,
+                save_path=str(save_path),
+                category=category,
+                complete=complete,
+                subfolder=subfolder,
+            )
+        else:
+            assert self.qbt is not None
+            options: dict[str, Any] = {"content_layout": None if subfolder else "NoSubfolder"}
+            if category:
+                self.qbt.api.torrents_create_category(category)
+                options["category"] = category
+            if not complete:
+                options["is_stopped"] = True
+            id = TorrentId(
+                self.qbt.add(metainfo, save_path=save_path, complete=complete, **options)
+            )
+            self.qbt.wait_for(
+                lambda: self.qbt and not self.qbt.info(id)["state"].startswith("checking"),
+                "it is not checked any more",
+            )
+        return id, save_path, metainfo
+
+    def rename(self, id: TorrentId, index: int, old: str, new: str) -> None:
+        """Rename a file within the torrent."""
+        if self.fake is not None:
+            self.fake.change_file(id, index, name=PurePosixPath(new))
+            return
+        qbt = self.qbt
+        assert qbt is not None
+        qbt.api.torrents_rename_file(id, old_path=old, new_path=new)
+        qbt.wait_for(
+            lambda: any(row["name"] == new for row in qbt.api.torrents_files(id)), "it is renamed"
+        )
+
+    def unwant(self, id: TorrentId, index: int) -> None:
+        """Say that a file is not to be downloaded."""
+        if self.fake is not None:
+            self.fake.change_file(id, index, priority=0)
+        else:
+            assert self.qbt is not None
+            self.qbt.api.torrents_file_priority(id, file_ids=index, priority=0)
+
+
+@pytest.fixture(scope="module", params=["installed", "chroot", "fake"])
+def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Subject]:
+    folder = tmp_path_factory.mktemp("qbittorrent")
+    if request.param == "fake":
+        yield Subject(folder, fake=FakeQbittorrent())
+        return
+    launcher = Installed() if request.param == "installed" else Chroot(shared=folder)
+    with running(folder, launcher=launcher) as qbt:
+        yield Subject(folder, qbt=qbt)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_finished_torrent_is_described(subject: Subject, kind: str) -> None:
+    id, save_path, metainfo = subject.add({"dir/a": 50_000, "dir/b": 70_000}, kind)
+
+    torrent = await subject.client.torrent(id)
+
+    info = lt.torrent_info(metainfo)
+    v1 = sha1(info.info_section()).hexdigest() if kind != "v2" else ""
+    v2 = sha256(info.info_section()).hexdigest() if kind != "v1" else ""
+    assert (torrent.infohash_v1, torrent.infohash_v2) == (v1, v2)
+    assert torrent.id == id == (v2[:40] or v1)
+    assert torrent.name == "dir"
+    assert torrent.save_path == str(save_path)
+    assert torrent.content_path == str(save_path / "dir")
+    assert torrent.progress == 1
+    assert torrent.amount_left_bytes == 0
+    # With padding or without: versions differ. Whoever needs bytes adds up the files.
+    assert torrent.size_bytes in (120_000, info.total_size())
+    assert torrent.category == ""
+    assert torrent.tags == frozenset()
+    assert torrent.download_path == ""
+    assert not torrent.auto_management
+    assert not torrent.force_start
+    assert torrent.state.endswith("UP")
+
+
+async def test_an_unfinished_torrent_has_no_time_of_completion(subject: Subject) -> None:
+    id, _, _ = subject.add({"partial": 40_000}, complete=False)
+    if subject.qbt is not None:
+        # Not the files that were just made: they would be found and checked.
+        id, _, _ = _without_data(subject)
+
+    torrent = await subject.client.torrent(id)
+
+    assert torrent.completed_at is None
+    assert torrent.progress == 0
+    assert torrent.amount_left_bytes == 40_000
+    assert torrent.state.endswith("DL")
+
+
+def _without_data(subject: Subject) -> tuple[TorrentId, Path, bytes]:
+    qbt = subject.qbt
+    assert qbt is not None
+    lost = subject.folder / f"lost {subject.count}"
+    (lost / "absent").mkdir(parents=True)
+    (lost / "missing").write_bytes(os.urandom(40_000))
+    maker = lt.create_torrent(lt.list_files(str(lost / "missing")), PAD, KINDS["v1"])
+    lt.set_piece_hashes(maker, str(lost))
+    metainfo = lt.bencode(maker.generate())
+    id = TorrentId(qbt.add(metainfo, save_path=lost / "absent", is_stopped=True))
+    qbt.wait_for(lambda: qbt.info(id)["state"].endswith("DL"), "it is stopped and checked")
+    return id, lost / "absent", metainfo
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_files_are_listed_without_padding_after_renames_with_what_is_wanted(
+    subject: Subject, kind: str
+) -> None:
+    long = "ö" * 120  # 240 bytes: the most that libtorrent takes from a .torrent file
+    longest = "ö" * 127 + "z"  # 255 bytes: the most that a file system takes
+    sizes = {"dir/1 'quoted' \"$x\"": 20_000, f"dir/{long}": 30_000, "dir/sub/3 🎉": 40_000}
+    id, _, _ = subject.add(sizes, kind)
+    listed = await subject.client.files(id)
+    assert {str(file.name): file.size_bytes for file in listed} == sizes
+    assert [file.index for file in listed] == [0, 1, 2]
+    assert all(file.wanted and file.progress == 1 for file in listed)
+
+    (index,) = (file.index for file in listed if file.name.name == "3 🎉")
+    subject.rename(id, index, "dir/sub/3 🎉", f"dir/new é/{longest}")
+    subject.unwant(id, 0)
+
+    files = await subject.client.files(id)
+    assert str(files[index].name) == f"dir/new é/{longest}"
+    assert [file.wanted for file in files] == [file.index != 0 for file in files]
+    assert [file.size_bytes for file in files] == [file.size_bytes for file in listed]
+
+
+async def test_a_name_too_long_for_libtorrent_is_listed_as_it_is_on_disk(subject: Subject) -> None:
+    id, _, _ = subject.add({"dir/" + "ö" * 127 + "z": 9, "dir/b": 9})
+    names = [file.name.name for file in await subject.client.files(id)]
+    assert sorted(names) == ["b", "ö" * 120]
+
+
+@pytest.mark.parametrize(
+    ("files", "subfolder", "content"),
+    [
+        ({"single": 9}, True, "single"),
+        ({"dir/one": 9}, True, "dir/one"),
+        ({"dir/one": 9, "dir/two": 9}, True, "dir"),
+        ({"dir/one": 9, "dir/two": 9}, False, ""),
+    ],
+    ids=["single file", "one file in a folder", "folder", "no subfolder"],
+)
+async def test_the_content_path_shows_the_layout(
+    subject: Subject, files: dict[str, int], subfolder: bool, content: str
+) -> None:
+    id, save_path, _ = subject.add(files, subfolder=subfolder)
+
+    torrent = await subject.client.torrent(id)
+    listed = await subject.client.files(id)
+
+    assert torrent.content_path == str(save_path / content)
+    assert torrent.save_path == str(save_path)
+    prefix = PurePosixPath("dir") if "/" in next(iter(files)) and subfolder else PurePosixPath()
+    assert sorted(file.name for file in listed) == [
+        prefix / PurePosixPath(name).name for name in files
+    ]
+
+
+async def test_a_category_may_have_levels(subject: Subject) -> None:
+    id, _, _ = subject.add({"film": 9}, category="media/films/4K ö")
+    assert (await subject.client.torrent(id)).category == "media/films/4K ö"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_exported_torrent_has_the_same_info_hash_and_the_piece_layers(
+    subject: Subject, kind: str
+) -> None:
+    id, _, metainfo = subject.add({"dir/a": 50_000, "dir/b": 70_000}, kind)
+
+    exported = bencode2.bdecode(await subject.client.export(id))
+
+    original = bencode2.bdecode(metainfo)
+    assert bencode2.bencode(exported[b"info"]) == bencode2.bencode(original[b"info"])
+    assert exported.get(b"piece layers") == original.get(b"piece layers")
+
+
+async def test_tags_are_added_and_removed_one_by_one(subject: Subject) -> None:
+    id, _, _ = subject.add({"tagged": 9})
+    client = subject.client
+
+    await client.add_tags(id, ["ssd", "two words", "ö"])
+    await client.add_tags(id, ["ssd"])
+    assert (await client.torrent(id)).tags == {"ssd", "two words", "ö"}
+
+    await client.remove_tags(id, ["ssd", "never there"])
+    assert (await client.torrent(id)).tags == {"two words", "ö"}
+
+
+async def test_removing_no_tags_removes_none_and_asks_nothing(subject: Subject) -> None:
+    id, _, _ = subject.add({"kept": 9})
+    await subject.client.add_tags(id, ["mine"])
+    before = subject.client.requests
+
+    await subject.client.remove_tags(id, [])
+    await subject.client.add_tags(id, [])
+
+    assert subject.client.requests == before
+    assert (await subject.client.torrent(id)).tags == {"mine"}
+
+
+async def test_an_unknown_torrent_is_called_that(subject: Subject) -> None:
+    client = subject.client
+    for call in (client.torrent, client.files, client.export, client.find):
+        with pytest.raises(TorrentUnknown):
+            await call(UNKNOWN)
+    await client.add_tags(UNKNOWN, ["nobody's"])
+    assert client.contact.reachable
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_torrent_is_found_by_each_of_its_hashes(subject: Subject, kind: str) -> None:
+    id, _, _ = subject.add({"dir/a": 50_000, "dir/b": 70_000}, kind)
+    torrent = await subject.client.torrent(id)
+    for hash in filter(None, (id, torrent.infohash_v1, torrent.infohash_v2)):
+        assert await subject.client.find(hash) == id
+
+
+async def test_all_torrents_are_listed(subject: Subject) -> None:
+    first, _, _ = subject.add({"first": 9})
+    second, _, _ = subject.add({"second": 9})
+    torrents = {torrent.id: torrent for torrent in await subject.client.torrents()}
+    assert torrents[first].name == "first"
+    assert torrents[second].name == "second"
+
+
+async def test_a_torrent_takes_four_requests(subject: Subject) -> None:
+    id, _, _ = subject.add({"dir/a": 50_000, "dir/b": 70_000})
+    await subject.client.version()  # a first call may have to log in
+    before = subject.client.requests
+
+    await subject.client.torrent(id)
+    await subject.client.files(id)
+    await subject.client.export(id)
+    await subject.client.add_tags(id, ["hdd"])
+
+    assert subject.client.requests - before == 4
+
+
+async def test_the_versions_are_known_after_they_were_asked_for(subject: Subject) -> None:
+    app, web_api = await subject.client.version()
+    contact = subject.client.contact
+    assert (contact.version, contact.web_api_version) == (app, web_api)
+    assert app.startswith("v")
+    assert web_api.startswith("2.")
+    assert contact.reachable
+    assert contact.problem is None
+
+
+async def test_export_without_metadata_is_refused_with_a_reason(subject: Subject) -> None:
+    qbt = subject.qbt
+    if qbt is None:
+        return  # the fake has metadata for every torrent
+    id = "ab" * 20
+    qbt.api.torrents_add(urls=f"magnet:?xt=urn:btih:{id}")
+    qbt.wait_for(lambda: id in qbt.ids(), "the magnet link is listed")
+    with pytest.raises(QbittorrentError, match=id):
+        await subject.client.export(TorrentId(id))
+    assert subject.client.contact.reachable
