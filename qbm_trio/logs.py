@@ -13,7 +13,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import TextIO
 from urllib.parse import quote, quote_plus
 
+from .core.text import one_line
 from .settings import Settings
 
 REDACTED = "[redacted]"
@@ -89,13 +90,16 @@ def logging_to(settings: Settings) -> Iterator[None]:
         logging.captureWarnings(False)
         root.handlers[:] = handlers_before
         root.setLevel(level_before)
-        # Not listener.stop() itself: a disk that hangs must not keep the process.
-        stopping = threading.Thread(target=listener.stop, daemon=True)
+        # In a thread: a disk that hangs must not keep the process.
+        stopping = threading.Thread(target=_finish, args=(listener, handlers), daemon=True)
         stopping.start()
         stopping.join(_STOP_S)
-        if not stopping.is_alive():
-            for handler in handlers:
-                handler.close()
+
+
+def _finish(listener: QueueListener, handlers: Iterable[logging.Handler]) -> None:
+    listener.stop()
+    for handler in handlers:
+        handler.close()
 
 
 class _Output(logging.StreamHandler[TextIO]):
@@ -181,11 +185,7 @@ class TextFormatter(_Redacting):
         job_id = getattr(record, "job_id", None)
         if job_id is not None:
             text += f" [job {job_id} {getattr(record, 'torrent', '')}".rstrip() + "]"
-        if text.isprintable():
-            return text
-        return "".join(
-            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-        )
+        return one_line(text)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and a traceback's lines after it."""

@@ -22,6 +22,19 @@ die() {
     exit 1
 }
 
+# logged COMPLAINT COMMAND...: run it quietly; when it fails, show the end of its words and stop.
+logged() {
+    local complaint=$1 log
+    shift
+    log=$(mktemp)
+    if ! "$@" </dev/null >"$log" 2>&1; then
+        tail -n 25 -- "$log" >&2
+        rm -f -- "$log"
+        die "$complaint; its last words are above"
+    fi
+    rm -f -- "$log"
+}
+
 # need PROGRAM PACKAGE: make sure that PROGRAM can be run, by apt where we may.
 need() {
     command -v "$1" >/dev/null && return
@@ -35,22 +48,17 @@ apt_install() {
         die "please install $* first (Debian, Ubuntu: sudo apt-get install $*)"
     fi
     say "installing $* with apt-get ..."
-    local log
-    log=$(mktemp)
-    # The package lists may be absent (a bare image) or stale: then fetch them, once.
-    if ! apt_get install "$@" >"$log" 2>&1; then
-        if ! { apt_get update && apt_get install "$@"; } >"$log" 2>&1; then
-            tail -n 25 -- "$log" >&2
-            rm -f -- "$log"
-            die "apt-get could not install $*; install it by hand, then try again"
-        fi
-    fi
-    rm -f -- "$log"
+    logged "apt-get could not install $*" install_fresh "$@"
+}
+
+# The package lists may be absent (a bare image) or stale: then fetch them, once.
+install_fresh() {
+    apt_get install "$@" || { apt_get update && apt_get install "$@"; }
 }
 
 apt_get() {
     DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
-        -o DPkg::Lock::Timeout=300 "$@" </dev/null
+        -o DPkg::Lock::Timeout=300 "$@"
 }
 
 # usable_python PROGRAM: new enough, and able to make a virtual environment?
@@ -95,9 +103,8 @@ setup_venv() {
     fi
     if [[ $(cat -- "$stamp" 2>/dev/null || true) != "$want" ]]; then
         say "installing $1 (hashes are checked) ..."
-        "$python" -m pip --quiet --disable-pip-version-check --no-input \
-            install --require-hashes --requirement "$lock" </dev/null ||
-            die "pip could not install $1; see above"
+        logged "pip could not install $1" "$python" -m pip --disable-pip-version-check \
+            --no-input install --require-hashes --requirement "$lock"
         # The package itself is used from the checkout.
         "$python" - "$root" <<'PY'
 import sys, sysconfig

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from ..core.errors import SettingsError
 from ..core.model import Verification
+from ..core.text import one_line
 from .model import NAMES, Settings, qbittorrent_address
 
 MIN_API_KEY_LENGTH = 16
@@ -76,7 +77,7 @@ class _Findings:
     warnings: list[str] = field(default_factory=list)
 
     def problem(self, name: str, text: str) -> None:
-        self.problems.setdefault(name, text)
+        self.problems.setdefault(name, one_line(text))
 
     def sound(self, *names: str) -> bool:
         """Whether these can be looked at further."""

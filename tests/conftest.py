@@ -1,0 +1,26 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+# A busy machine is no failure.
+hypothesis_settings.register_profile("qbm", deadline=None)
+hypothesis_settings.load_profile("qbm")
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """The least that the settings ask for, with two tiers and a place for the state."""
+    for name in ("ssd", "hdd", "config"):
+        (tmp_path / name).mkdir()
+    return {
+        "HTTP_API_KEY": "0123456789abcdef" * 2,
+        "HTTP_PORT": "0",
+        "DOWNLOAD_PATH_SSD": str(tmp_path / "ssd"),
+        "FINAL_DEST_BASE_HDD": str(tmp_path / "hdd"),
+        "CONFIG_BASE": str(tmp_path / "config"),
+    }

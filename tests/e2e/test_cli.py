@@ -1,0 +1,119 @@
+"""The command line as a user meets it: real processes, their exit status and their words."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from qbm_trio import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_PY = str(ROOT / "scripts" / "run.py")
+
+
+def run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run Python with this environment and little else of ours."""
+    kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=kept | {"PYTHONPATH": str(ROOT)} | dict(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def service(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return run("-m", "qbm_trio", *arguments, env=env)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--service"], ["--check-config"]])
+def test_bad_settings_are_all_named_without_a_traceback(arguments: list[str]) -> None:
+    done = service(*arguments, env={"HTTP_PORT": "eighty", "HTTP_API_KEY": "sh0rt"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    first, *lines = done.stderr.splitlines()
+    assert first == "qbm-trio: 4 problems with the settings:"
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "HTTP_PORT",
+        "HTTP_API_KEY",
+        "DOWNLOAD_PATH_SSD",
+        "FINAL_DEST_BASE_HDD",
+    ]
+    assert "sh0rt" not in done.stderr
+
+
+def test_check_config_of_good_settings_says_so(environ: dict[str, str]) -> None:
+    done = service("--check-config", env=environ | {"SONARR_URL": "http://sonarr"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "warning: SONARR_URL: belonged to the old tool and has no effect here",
+        "The settings can be used.",
+    ]
+    assert not Path(environ["CONFIG_BASE"], "qbit-manager-state").exists()
+
+
+def test_version(environ: dict[str, str]) -> None:
+    done = service("--version", env=environ)
+    assert (done.returncode, done.stdout) == (0, f"qbm-trio {__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["--service", "--dry-run"], [""]])
+def test_any_other_argument_is_a_clear_error(arguments: list[str]) -> None:
+    done = service(*arguments, env={})
+    assert done.returncode == 64
+    assert "usage: qbm-trio [--service | --check-config | --version]" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_first_start_from_the_checkout_writes_a_private_env_file(tmp_path: Path) -> None:
+    file = tmp_path / "my settings.env"
+    first = run(RUN_PY, str(file), "--check-config", env={"HOME": str(tmp_path)})
+    assert first.returncode == 2  # the folders of the template are not there
+    assert "HTTP_API_KEY" in first.stderr
+    assert "DOWNLOAD_PATH_SSD: /downloads/ssd does not exist" in first.stderr
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    second = run(RUN_PY, str(file), "--check-config", env={"HOME": str(tmp_path)})
+    assert second.returncode == 2
+    assert "wrote" not in second.stderr
+    assert file.read_text() == text
+    key = text.split("\nHTTP_API_KEY=")[1].split("\n")[0]
+    assert len(key) >= 43
+    assert key not in first.stderr + first.stdout
+
+
+def test_nothing_in_the_env_file_is_run_or_expanded(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = "$(touch pwned) `touch pwned` ${HOME} # \\ &"
+    file = tmp_path / ".env"
+    lines = [f"{name}={value}" for name, value in environ.items()]
+    file.write_text("\n".join([*lines, f"QBIT_PASSWORD='{password}'", "", "# end"]))
+    show = tmp_path / "qbm_trio.py"  # stands in for the service
+    show.write_text("import os; print(os.environ['QBIT_PASSWORD'])\n")
+    monkeypatch.chdir(tmp_path)
+    done = run(RUN_PY, str(file), env={"PYTHONPATH": str(tmp_path)})
+    assert done.stdout == password + "\n", done.stderr
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_the_environment_wins_over_the_env_file(environ: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("\n".join(f"{name}={value}" for name, value in environ.items()))
+    assert run(RUN_PY, str(file), "--check-config", env={}).returncode == 0
+    bad = run(RUN_PY, str(file), "--check-config", env={"HTTP_PORT": "x"})
+    assert bad.returncode == 2
+    assert "HTTP_PORT" in bad.stderr
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    fine = run(RUN_PY, str(file), "--check-config", env={"HTTP_API_KEY_FILE": str(key)})
+    assert fine.returncode == 0, fine.stderr
