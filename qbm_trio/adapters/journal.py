@@ -102,7 +102,7 @@ class Journal:
         self.path = path
         self._inbox: SimpleQueue[Pending[object] | None] = SimpleQueue()
         self._closing = False
-        self.problem: str | None = None  #: why the last commit failed; None when it did not
+        self.problem: str | None = None  #: why the last write failed; None when it did not
 
     @classmethod
     def open(cls, state_dir: Path) -> Journal:
@@ -113,6 +113,7 @@ class Journal:
             JournalUnwritable: it cannot be opened or written.
         """
         path = state_dir / FILE_NAME
+        connection: sqlite3.Connection | None = None
         try:
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             for pragma in (
@@ -125,7 +126,11 @@ class Journal:
             ):
                 connection.execute(f"PRAGMA {pragma}")
             migrate(connection)
-        except sqlite3.Error as error:
+        except BaseException as error:
+            if connection is not None:
+                connection.close()  # it holds the file's lock
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise JournalUnwritable(
                 f"the journal {path} cannot be opened: {error}; "
                 "check the disk, its free space and the folder's owner"
@@ -159,7 +164,8 @@ class Journal:
         pending = Pending(operation, on_done)
         if self._closing:
             pending.fail(JournalUnwritable("the journal is closed: the service is stopping"))
-            pending.deliver()
+            # Not at once: as after a commit, ``on_done`` runs when the caller has let go.
+            trio.lowlevel.current_trio_token().run_sync_soon(pending.deliver)
         else:
             self._inbox.put(pending)  # type: ignore[arg-type]  # Pending[T] is only written to
         return pending
@@ -204,6 +210,7 @@ class Journal:
                 return batch, False
 
     def _commit(self, batch: list[Pending[object]]) -> None:
+        changes_before = self._connection.total_changes
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for pending in batch:
@@ -223,7 +230,9 @@ class Journal:
                     )
                 )
         else:
-            self.problem = None
+            # A batch that only read says nothing about a full disk.
+            if self._connection.total_changes != changes_before:
+                self.problem = None
 
     @staticmethod
     def _deliver(batch: list[Pending[object]]) -> None:
