@@ -204,7 +204,13 @@ def begin(connection: sqlite3.Connection, job_id: JobId, *, now: float) -> Job:
         job_id,
         Event.TAKE,
         now=now,
-        changes={"phase": Phase.RESOLVING, "started_at": now, "error": None, "error_code": None},
+        changes={
+            "phase": Phase.RESOLVING,
+            "head": 0,  # it has had its turn: after a wait it lines up by priority again
+            "started_at": now,
+            "error": None,
+            "error_code": None,
+        },
     )
 
 
@@ -318,8 +324,8 @@ def resolve(
 ) -> tuple[Job, list[Job]]:
     """Record which torrent a running job is about; two jobs of one torrent become one.
 
-    The later one is merged into the earlier; if the earlier is not running, it
-    goes on in the queue with the higher priority.
+    The later one is merged into the earlier, or into one that runs already; the one
+    that stays has the highest priority of them.
 
     Returns:
         The job as it is now (perhaps `JobState.MERGED`), and the others that changed.
@@ -348,6 +354,9 @@ def resolve(
         move(connection, o.id, Event.MERGE, now=now, changes={"merged_into": job_id})
         for o in others
     ]
+    highest = max((o.priority for o in others), default=job.priority)
+    if highest > job.priority:
+        job = raise_priority(connection, job_id, highest, now=now)
     return job, changed
 
 
