@@ -80,14 +80,21 @@ class Jobs:
             QueueFull: no place in the queue.
             JournalUnwritable: nothing was accepted.
         """
-        if self.draining:
-            raise Draining("the service is stopping; nothing was accepted; send again later")
-        arriving = self._arriving.get(n.hash)
-        if arriving is not None:
-            await arriving.wait()
-        known = self._by_hash.get(n.hash)
-        if known is not None:
-            return await self._accept_again(self._alive[known], n.priority)
+        while True:
+            if self.draining:
+                raise Draining("the service is stopping; nothing was accepted; send again later")
+            arriving = self._arriving.get(n.hash)
+            if arriving is not None:
+                await arriving.wait()
+                continue
+            known = self._by_hash.get(n.hash)
+            if known is None:
+                break
+            again = await self._accept_again(self._alive[known], n.priority)
+            if again.job.state in ACTIVE:
+                return again
+            # It ended while its higher priority was on the way to the disk: a new job.
+        # No checkpoint from here to `_arriving`: two tasks would both admit the hash.
         self.queue.reserve()
         job_id = JobId(secrets.token_hex(8))
         pending = self._journal.submit(
@@ -172,12 +179,15 @@ class Jobs:
         Raises:
             IllegalMove: it is not queued any more.
         """
-        self._stop_running[job_id] = stop
-        try:
-            return await self._write(partial(ops.begin, job_id=job_id, now=self._clock()))
-        except BaseException:
-            self._stop_running.pop(job_id, None)
-            raise
+
+        def begun(result: outcome.Outcome[Job]) -> None:
+            # Only now: a worker that comes second must not replace the first one's.
+            if isinstance(result, outcome.Value):
+                self._stop_running[job_id] = stop
+            self._written(result)
+
+        operation: Operation[Job] = partial(ops.begin, job_id=job_id, now=self._clock())
+        return await self._journal.submit(operation, begun).wait()
 
     async def enter(self, job_id: JobId, phase: Phase, **changes: object) -> Job:
         """Record that the running job begins ``phase``.
@@ -225,7 +235,8 @@ class Jobs:
             "error": message,
         }
         if failed:
-            changes["attempts"] = self._alive[job_id].attempts + 1
+            known = self._alive.get(job_id)  # None: cancelled meanwhile; the journal refuses
+            changes["attempts"] = (known.attempts if known else 0) + 1
         return await self._move(job_id, Event.WAIT, changes, now=now)
 
     async def due(self, job_id: JobId) -> Job:
@@ -250,6 +261,14 @@ class Jobs:
     def of(self, job_id: JobId) -> Job | None:
         """A live job, from memory."""
         return self._alive.get(job_id)
+
+    def alive_ids(self) -> frozenset[JobId]:
+        """The ids of all jobs with work to do."""
+        return frozenset(self._alive)
+
+    def now(self) -> float:
+        """The wall clock, epoch seconds UTC."""
+        return self._clock()
 
     def waiting(self) -> _Page:
         """The jobs that wait for a time or a condition."""
