@@ -64,13 +64,12 @@ class Waits:
                 await self._nudge.wait()
 
     async def _end_wait(self, job_id: JobId) -> None:
-        _, reason = self._deadlines[job_id]
+        # Taken out first: it may be waiting anew before the commit is reported here.
+        _, reason = self._deadlines.pop(job_id)
         try:
             await self._jobs.due(job_id)
         except IllegalMove:
-            self._deadlines.pop(job_id, None)  # cancelled, cleared or merged while it waited
+            pass  # cancelled, cleared or merged while it waited
         except JournalUnwritable as error:
             log.error("job %s cannot go on yet: %s", job_id, error)
             self.add(job_id, reason, 5.0)
-        else:
-            self._deadlines.pop(job_id, None)
