@@ -92,6 +92,7 @@ class Workers:
         self._attempts_allowed = attempts_allowed
         self._taking = trio.CancelScope()
         self._scope = trio.CancelScope()
+        self._attempts: dict[JobId, trio.Event] = {}
         self.running: dict[JobId, Running] = {}
         self.job_ended = trio.Event()  #: set, and replaced, whenever a job ends an attempt
 
@@ -127,25 +128,37 @@ class Workers:
         self._scope.deadline = trio.current_time() + seconds
 
     async def _one(self, job_id: JobId, borrower: object) -> None:
+        before, ended = self._attempts.get(job_id), trio.Event()
+        self._attempts[job_id] = ended
         try:
+            if before is not None:
+                # Cancelled and retried by hand: the attempt before is still clearing
+                # up, and would delete what this one copies.
+                await before.wait()
             with trio.CancelScope() as scope:
                 await self._attempt(job_id, scope)
             if scope.cancelled_caught:
-                await self._discard(job_id)
-                log.info("job %s was cancelled; its partial data is gone", job_id)
+                log.info("job %s was cancelled", job_id)
+                await self._drop_partial_data(job_id)
         finally:
+            if self._attempts[job_id] is ended:
+                del self._attempts[job_id]
+            ended.set()
             self._limiter.release_on_behalf_of(borrower)
             self.job_ended.set()
             self.job_ended = trio.Event()
 
     async def _attempt(self, job_id: JobId, scope: trio.CancelScope) -> None:
-        if not self._client.contact.reachable:
-            # No call for each of a thousand jobs: they are looked at when it is back.
-            await self._put_aside(
-                job_id, WaitReason.QBITTORRENT, self._client.contact.problem or "not reached yet"
-            )
-            return
+        contact = self._client.contact
         try:
+            if not contact.reachable:
+                # No call for each of a thousand jobs: they are looked at when it is back.
+                await self._put_aside(
+                    job_id, WaitReason.QBITTORRENT, contact.problem or "not reached yet"
+                )
+                if self._client.contact.reachable:  # it came back during the commit
+                    self._waits.wake(WaitReason.QBITTORRENT)
+                return
             job = await self._jobs.begin(job_id, scope.cancel)
         except IllegalMove:
             return  # cancelled, cleared or merged since it was taken
@@ -161,7 +174,7 @@ class Workers:
             except (IllegalMove, WrongState):
                 # Cancelled while it worked; the scope is cancelled too.
                 await trio.lowlevel.checkpoint()
-            except trio.Cancelled:
+            except BaseException:
                 await self._interrupted(job_id)
                 raise
             finally:
@@ -171,7 +184,10 @@ class Workers:
         """Do the work and record how it ended."""
         job_id = running.job.id
         try:
-            result = await self._work(running)
+            try:
+                result = await self._work(running)
+            except BaseExceptionGroup as group:
+                raise _decisive(group) from group
             if result is not None:
                 await self._jobs.finish(job_id, result)
                 log.info("done: %s", result)
@@ -222,7 +238,14 @@ class Workers:
         attempts = (known.attempts if known else 0) + 1
         await self._jobs.fail(job_id, code, message, attempts=attempts)
         log.error("failed (%s): %s", code, message)
-        await self._discard(job_id)
+        await self._drop_partial_data(job_id)
+
+    async def _drop_partial_data(self, job_id: JobId) -> None:
+        try:
+            await self._discard(job_id)
+        except Exception as error:
+            # A disk that refuses; the service must outlive it.
+            log.error("job %s: partial data stays until the next start: %s", job_id, error)
 
     async def _interrupted(self, job_id: JobId) -> None:
         """Record that the drain stopped a job. If this fails, recovery does the same."""
@@ -249,3 +272,12 @@ class Workers:
                 if job is not None and job.state is JobState.QUEUED:
                     self._jobs.queue.put(job)
             return
+
+
+def _decisive(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What ended a work that used nurseries: its cancellation, or else the first error."""
+    chosen = group.subgroup(trio.Cancelled) or group
+    error: BaseException = chosen
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
