@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,10 +96,13 @@ def _write(folder: Path, content: dict[str, Any], now: float) -> Path:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        for old in sorted(folder.glob(PATTERN))[:-KEPT]:
+        # This one stays even if the clock was ahead when the others were named.
+        others = sorted(other for other in folder.glob(PATTERN) if other != path)
+        for old in others[: 1 - KEPT]:
             old.unlink(missing_ok=True)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise JournalUnwritable(
             f"the recovery point {path} cannot be written: {error.strerror}; "
             "free space on the disk of STATE_DIR or mend it, then ask again"
