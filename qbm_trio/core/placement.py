@@ -68,7 +68,9 @@ def below(path: str, root: str) -> PurePosixPath | None:
     """
     if not path.startswith("/"):
         return None
-    clean, base = posixpath.normpath(path), posixpath.normpath(root)
+    # normpath keeps two leading slashes, as POSIX allows.
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    base = posixpath.normpath("/" + root.lstrip("/"))
     if clean == base:
         return PurePosixPath(".")
     if not clean.startswith(base.rstrip("/") + "/"):
@@ -76,9 +78,7 @@ def below(path: str, root: str) -> PurePosixPath | None:
     return PurePosixPath(clean[len(base.rstrip("/")) + 1 :])
 
 
-def place_of(
-    torrent: Torrent, *, ssd: str, hdd: str, mappings: Sequence[tuple[str, str]]
-) -> Place:
+def place_of(torrent: Torrent, *, ssd: str, hdd: str, mappings: Sequence[tuple[str, str]]) -> Place:
     """Say where the data is. ``content_path`` is the truth, ``save_path`` is not (4.5)."""
     content = map_path(torrent.content_path, mappings)
     if not content.startswith("/"):
@@ -124,6 +124,8 @@ def safe_relative(name: PurePosixPath | str, *, what: str) -> PurePosixPath:
         problem = "it holds a NUL"
     elif not text or any(p in ("", ".", "..") for p in parts):
         problem = "it has an empty, '.' or '..' component"
+    elif any(not "\udc80" <= c <= "\udcff" and "\ud800" <= c <= "\udfff" for c in text):
+        problem = "it is not Unicode text"  # and no undecodable byte either
     elif any(len(p.encode("utf-8", "surrogateescape")) > NAME_MAX_BYTES for p in parts):
         problem = f"a component is longer than {NAME_MAX_BYTES} bytes"
     else:
