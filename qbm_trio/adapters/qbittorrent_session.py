@@ -72,8 +72,9 @@ class Session(qbittorrentapi.Client):
         self.gate = LoginGate(clock)
         self._now = now
         url = base_url(host, port)
-        # Credentials in the URL are used, but never shown.
-        self.where = re.sub(r"//[^/@]*@", "//", url)
+        # Credentials in the URL, for a proxy, are used but never shown.
+        self.where = re.sub(r"//[^/]*@", "//", url)
+        self._proxy_login = self.where != url
         super().__init__(
             host=url,
             username=username,
@@ -158,9 +159,15 @@ class Session(qbittorrentapi.Client):
         send = partial(self._request, http_method, api_namespace, api_method, *args, **kwargs)
         if api_namespace == APINames.Authorization:
             return send()
+        # qBittorrent 5.2 takes them for a login on every request, and counts.
+        if self._proxy_login and self.gate.wait_s() > 0:
+            raise QbittorrentLoginRefused(self._refused())
         try:
             return send()
         except qbittorrentapi.Unauthorized401Error as error:
+            if self._proxy_login:
+                self.gate.refused(f"{self.where} refuses the user and password in QBIT_HOST")
+                raise QbittorrentLoginRefused(self._refused()) from error
             raise QbittorrentLoginRefused(self._unauthorized()) from error
         except qbittorrentapi.Forbidden403Error as error:
             self._log_in(error)

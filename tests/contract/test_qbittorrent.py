@@ -114,7 +114,10 @@ class Subject:
             self.qbt.api.torrents_file_priority(id, file_ids=index, priority=0)
 
 
-@pytest.fixture(scope="module", params=["installed", "chroot", "fake"])
+REAL = [pytest.param(name, marks=pytest.mark.qbittorrent) for name in ("installed", "chroot")]
+
+
+@pytest.fixture(scope="module", params=[*REAL, "fake"])
 def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Subject]:

@@ -1,0 +1,468 @@
+"""The adapter against a scripted server: what goes over the socket, and what errors mean."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import requests
+import trio
+import trio.testing
+
+from qbm_trio.adapters.qbittorrent import Qbittorrent
+from qbm_trio.adapters.qbittorrent_login import LoginGate
+from qbm_trio.adapters.qbittorrent_session import base_url
+from qbm_trio.core.errors import (
+    QbittorrentError,
+    QbittorrentLoginRefused,
+    QbittorrentUnreachable,
+    TorrentUnknown,
+)
+from qbm_trio.core.model import TorrentId
+from tests.fakes.web_server import Answer, Reply, Seen, WebServer, serving
+from tests.rig.qbt import free_port
+
+ID = TorrentId("a" * 40)
+V1 = "b" * 40
+V2 = ID + "c" * 24
+
+
+def row(id: str = ID, **fields: object) -> dict[str, object]:
+    """One row of torrents/info as 4.5.2 sends it, where it matters."""
+    return {
+        "hash": id,
+        "infohash_v1": id,
+        "infohash_v2": "",
+        "name": "name",
+        "state": "stalledUP",
+        "category": "",
+        "tags": "",
+        "save_path": "/ssd",
+        "content_path": "/ssd/name",
+        "progress": 1,
+        "amount_left": 0,
+        "size": 9,
+        "completion_on": 1_700_000_000,
+        "auto_tmm": False,
+        "download_path": "",
+        "force_start": False,
+        **fields,
+    }
+
+
+def rows(*found: dict[str, object]) -> Reply:
+    return Reply(body=json.dumps(found).encode())
+
+
+@contextmanager
+def client_of(answer: Answer, **options: object) -> Iterator[tuple[Qbittorrent, WebServer]]:
+    with serving(answer) as server:
+        client = Qbittorrent(host=server.url, **options)  # type: ignore[arg-type]
+        yield client, server
+        client._session._trigger_session_initialization()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("localhost", None, "http://localhost:8080"),
+        ("localhost", 8090, "http://localhost:8090"),
+        ("localhost:7070", 8090, "http://localhost:7070"),
+        ("::1", 8090, "http://[::1]:8090"),
+        ("http://nas", 8090, "http://nas:8090"),
+        ("https://box.example/qbt/", None, "https://box.example/qbt"),
+        ("https://box.example:444/qbt", 8090, "https://box.example:444/qbt"),
+    ],
+)
+def test_the_host_may_be_a_name_an_address_or_a_url(host: str, port: int | None, url: str) -> None:
+    assert base_url(host, port) == url
+
+
+async def test_a_url_with_a_path_is_kept_for_every_call() -> None:
+    with serving(lambda _: rows()) as server:
+        client = Qbittorrent(host=f"{server.url}/qbt/")
+        await client.torrents()
+        assert [seen.path for seen in server.seen] == ["/qbt/api/v2/torrents/info"]
+
+
+async def test_requests_are_counted_as_they_go_over_the_socket() -> None:
+    def answer(seen: Seen) -> Reply:
+        return {
+            "/api/v2/torrents/info": rows(row()),
+            "/api/v2/torrents/files": Reply(
+                body=b'[{"name": "name", "size": 9, "priority": 1, "progress": 1}]'
+            ),
+            "/api/v2/torrents/export": Reply(body=b"d4:infodee"),
+            "/api/v2/torrents/addTags": Reply(),
+        }[seen.path]
+
+    with client_of(answer) as (client, server):
+        await client.torrent(ID)
+        await client.files(ID)
+        await client.export(ID)
+        await client.add_tags(ID, ["ssd", "mine"])
+
+        assert client.requests == len(server.seen) == 4
+        assert server.seen[-1].form == {"hashes": ID, "tags": "ssd,mine"}
+
+
+@pytest.mark.parametrize(("stamp", "at"), [(0, None), (-1, None), (1_700_000_000, 1_700_000_000)])
+async def test_an_unset_time_of_completion_is_none(stamp: int, at: float | None) -> None:
+    with client_of(lambda _: rows(row(completion_on=stamp, tags="a, b c"))) as (client, _):
+        torrent = await client.torrent(ID)
+        assert torrent.completed_at == at
+        assert torrent.tags == {"a", "b c"}
+
+
+@pytest.mark.parametrize("id", ["all", "", "A" * 40, "a" * 39, "a" * 40 + "|" + "b" * 40])
+async def test_nothing_but_a_torrent_id_is_sent_as_one(id: str) -> None:
+    with client_of(lambda _: rows(row())) as (client, server):
+        for call in (client.torrent, client.files, client.export, client.find):
+            with pytest.raises(ValueError, match="not a"):
+                await call(TorrentId(id))
+        for change in (client.add_tags, client.remove_tags):
+            with pytest.raises(ValueError, match="not a"):
+                await change(TorrentId(id), ["ssd"])
+        assert server.seen == []
+
+
+@pytest.mark.parametrize("tag", ["", " ", "a,b"])
+async def test_a_tag_that_qbittorrent_would_split_or_ignore_is_not_sent(tag: str) -> None:
+    with client_of(lambda _: Reply()) as (client, server):
+        with pytest.raises(ValueError, match="not a tag"):
+            await client.add_tags(ID, [tag])
+        with pytest.raises(ValueError, match="not a tag"):
+            await client.remove_tags(ID, [tag])
+        assert server.seen == []
+
+
+# -- troubles ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "sentence"),
+    [
+        (Reply(status=500), QbittorrentUnreachable, "answered 500"),
+        (Reply(status=503), QbittorrentUnreachable, "answered 503"),
+        (Reply(body=b"<html>"), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (Reply(status=404), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (Reply(status=409, body=b"why"), QbittorrentError, "409 why"),
+        (Reply(status=418, body=b"tea"), QbittorrentError, "418 tea"),
+        (Reply(status=401), QbittorrentLoginRefused, "QBIT_HOST and QBIT_PORT must be"),
+        (Reply(status=403), QbittorrentLoginRefused, "set QBIT_PASSWORD"),
+        (
+            Reply(status=302, headers={"location": "https://box/"}),
+            QbittorrentUnreachable,
+            "redirects to https://box/",
+        ),
+        (Reply(drop=True), QbittorrentUnreachable, "no connection"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Reply) else "",
+)
+async def test_each_answer_has_its_error_and_its_sentence(
+    reply: Reply, error: type[QbittorrentError], sentence: str
+) -> None:
+    with client_of(lambda _: reply) as (client, _):
+        with pytest.raises(error, match=sentence) as raised:
+            await client.torrents()
+        assert raised.type is error
+        assert client.contact.reachable is (error is QbittorrentError)
+        assert client.reachable.value is (error is QbittorrentError)
+
+
+@pytest.mark.parametrize("call", ["files", "export"])
+async def test_a_404_about_a_torrent_means_that_it_is_unknown(call: str) -> None:
+    with client_of(lambda _: Reply(status=404)) as (client, _):
+        with pytest.raises(TorrentUnknown, match=ID):
+            await getattr(client, call)(ID)
+        assert client.contact.reachable
+
+
+async def test_nothing_listening_is_unreachable_and_is_not_an_oserror() -> None:
+    client = Qbittorrent(host="127.0.0.1", port=free_port())
+    with pytest.raises(QbittorrentUnreachable, match="no connection to qBittorrent at http"):
+        await client.torrents()
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise requests.exceptions.SSLError("self-signed")
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+    client = Qbittorrent(host="https://nas")
+    with pytest.raises(QbittorrentUnreachable, match="QBIT_VERIFY_SSL=false"):
+        await client.torrents()
+
+
+async def test_silence_ends_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qbm_trio.adapters.qbittorrent_session.READ_LIMIT_S", 0.1)
+    quiet = threading.Event()
+    try:
+        with (
+            client_of(lambda _: Reply(drop=quiet.wait(20))) as (client, _),
+            pytest.raises(QbittorrentUnreachable, match="did not answer within"),
+        ):
+            await client.torrents()
+        quiet.set()
+    finally:
+        quiet.set()
+
+
+async def test_a_read_whose_connection_breaks_is_sent_once_more() -> None:
+    def answer(seen: Seen) -> Reply:
+        return Reply(drop=True) if len(server.seen) == 1 else rows(row())
+
+    with client_of(answer) as (client, server):
+        assert (await client.torrent(ID)).id == ID
+        assert client.requests == len(server.seen) == 2
+
+
+async def test_a_write_that_may_have_been_applied_is_not_sent_again() -> None:
+    with client_of(lambda _: Reply(drop=True)) as (client, server):
+        with pytest.raises(QbittorrentUnreachable):
+            await client._write(lambda api: api.torrents_recheck(ID), repeatable=False)
+        assert client.requests == len(server.seen) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_a_write_answered_with_an_error_is_not_sent_again(status: int) -> None:
+    with client_of(lambda _: Reply(status=status)) as (client, server):
+        with pytest.raises(QbittorrentUnreachable):
+            await client.add_tags(ID, ["ssd"])
+        assert client.requests == len(server.seen) == 1
+
+
+async def test_adding_a_tag_twice_is_harmless_so_it_is_sent_once_more() -> None:
+    with client_of(lambda _: Reply(drop=len(server.seen) == 1)) as (client, server):
+        await client.add_tags(ID, ["ssd"])
+        assert client.requests == len(server.seen) == 2
+
+
+async def test_a_cancelled_read_ends_at_once_and_the_next_call_waits_its_turn() -> None:
+    answer_now = threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        answer_now.wait(20)
+        return rows(row())
+
+    with client_of(answer) as (client, server):
+        with trio.fail_after(10), trio.move_on_after(60) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.torrent, ID)
+                await trio.to_thread.run_sync(server.wait_for, 1)
+                nursery.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+        assert client._limiter.borrowed_tokens == 1  # the abandoned request
+        answer_now.set()
+        assert (await client.torrent(ID)).id == ID
+
+
+async def test_a_cancelled_write_is_waited_for() -> None:
+    answer_now = threading.Event()
+    ended = trio.Event()
+
+    def answer(seen: Seen) -> Reply:
+        answer_now.wait(20)
+        return Reply()
+
+    with client_of(answer) as (client, server):
+
+        async def write() -> None:
+            try:
+                await client.add_tags(ID, ["ssd"])
+            finally:
+                ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await trio.to_thread.run_sync(server.wait_for, 1)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+                assert not ended.is_set()
+                answer_now.set()
+                with trio.fail_after(10):
+                    await ended.wait()
+        assert client.requests == 1
+
+
+# -- logins -----------------------------------------------------------------
+
+
+def login_server(accept: Reply, *, refuse: Reply | None = None) -> Answer:
+    """Ask for a cookie; give it with ``accept`` for the right password."""
+
+    def answer(seen: Seen) -> Reply:
+        if seen.path == "/api/v2/auth/login":
+            right = seen.form == {"username": "me", "password": "right"}
+            return accept if right or refuse is None else refuse
+        return rows(row()) if "=1" in seen.headers.get("cookie", "") else Reply(status=403)
+
+    return answer
+
+
+OLD = Reply(body=b"Ok.", headers={"set-cookie": "SID=1; path=/"})
+NEW = Reply(status=204, headers={"set-cookie": "QBT_SID_8080=1; path=/"})
+
+
+@pytest.mark.parametrize("accept", [OLD, NEW], ids=["to 5.1", "from 5.2"])
+async def test_both_ways_of_accepting_a_login_are_understood(accept: Reply) -> None:
+    answer = login_server(accept)
+    with client_of(answer, username="me", password="right") as (client, server):
+        await client.torrent(ID)
+        await client.torrent(ID)
+        assert client.requests == len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    "refuse", [Reply(body=b"Fails."), Reply(status=401)], ids=["to 5.1", "from 5.2"]
+)
+async def test_both_ways_of_refusing_a_login_are_understood(refuse: Reply) -> None:
+    answer = login_server(OLD, refuse=refuse)
+    with client_of(answer, username="me", password="bad") as (client, server):
+        for _ in range(5):
+            with pytest.raises(QbittorrentLoginRefused, match="refuses the login"):
+                await client.torrents()
+        assert [seen.path for seen in server.seen].count("/api/v2/auth/login") == 1
+
+
+async def test_a_login_whose_session_does_not_hold_is_not_repeated_at_once() -> None:
+    accept = Reply(body=b"Ok.")  # no cookie: a secure one over http gets lost like this
+    with client_of(login_server(accept), username="me", password="right") as (client, server):
+        for _ in range(5):
+            with pytest.raises(QbittorrentLoginRefused, match="not the session"):
+                await client.torrents()
+        assert [seen.path for seen in server.seen].count("/api/v2/auth/login") == 1
+
+
+async def test_an_api_key_is_sent_with_each_request_and_login_is_never_called() -> None:
+    def answer(seen: Seen) -> Reply:
+        good = seen.headers.get("authorization") == "Bearer qbt_right"
+        return rows(row()) if good else Reply(status=403)
+
+    with client_of(answer, api_key="qbt_right", username="me", password="x") as (client, server):
+        await client.torrents()
+        assert client.requests == len(server.seen) == 1
+    with client_of(answer, api_key="qbt_bad", username="me", password="x") as (client, server):
+        with pytest.raises(QbittorrentLoginRefused, match="QBIT_API_KEY") as raised:
+            await client.torrents()
+        assert "qbt_bad" not in str(raised.value)
+        assert [seen.path for seen in server.seen] == ["/api/v2/torrents/info"]
+
+
+async def test_refused_credentials_in_the_url_are_not_sent_again_and_not_shown() -> None:
+    with serving(lambda _: Reply(status=401)) as server:
+        url = server.url.replace("//", "//me:p@ss@")
+        client = Qbittorrent(host=url)
+        for _ in range(3):
+            with pytest.raises(QbittorrentLoginRefused, match="QBIT_HOST") as raised:
+                await client.torrents()
+            assert "ss@" not in str(raised.value)
+        assert len(server.seen) == 1
+        assert server.seen[0].headers["authorization"].startswith("Basic ")
+
+
+async def test_the_environment_of_the_library_does_not_leak_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HOST", "USERNAME", "PASSWORD", "API_KEY"):
+        monkeypatch.setenv(f"QBITTORRENTAPI_{name}", "leaked")
+        monkeypatch.setenv(f"PYTHON_QBITTORRENTAPI_{name}", "leaked")
+    monkeypatch.setenv("QBITTORRENTAPI_DO_NOT_VERIFY_WEBUI_CERTIFICATE", "1")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    with client_of(lambda _: Reply(status=403)) as (client, server):
+        with pytest.raises(QbittorrentLoginRefused, match="set QBIT_PASSWORD"):
+            await client.torrents()
+        assert len(server.seen) == 1
+        assert "authorization" not in server.seen[0].headers
+        assert client._session._session.verify is True
+
+
+def test_the_gate_lets_three_refused_logins_through_in_any_hour() -> None:
+    at = 0.0
+    gate = LoginGate(lambda: at)
+    tries: list[float] = []
+    while at < 3 * 3600:
+        if gate.wait_s() == 0:
+            tries.append(at)
+            gate.refused("no")
+        at += 7
+    assert all(later - earlier > 3600 for earlier, later in zip(tries, tries[3:], strict=False))
+    gate.accepted()
+    assert gate.wait_s() == 0
+
+
+# -- find -------------------------------------------------------------------
+
+
+class Clock:
+    s = 0.0
+
+    def __call__(self) -> float:
+        return self.s
+
+
+async def test_a_hybrid_is_found_by_its_v1_hash_from_one_list_of_all() -> None:
+    hybrid = row(infohash_v1=V1, infohash_v2=V2)
+
+    def answer(seen: Seen) -> Reply:
+        return rows(*([hybrid] if seen.form.get("hashes", ID) == ID else [])) if seen.body else all_
+
+    all_ = rows(hybrid)
+    with client_of(answer) as (client, server):
+        assert await client.find(V1) == ID
+        assert len(server.seen) == 2  # by id: none; all
+        for hash in (V1, V2, ID):
+            assert await client.find(hash) == ID
+        assert len(server.seen) == 2
+
+
+async def test_a_v2_hash_is_found_by_the_id_within_it() -> None:
+    with client_of(lambda _: rows(row(infohash_v1="", infohash_v2=V2))) as (client, server):
+        assert await client.find(V2) == ID
+        assert [seen.form for seen in server.seen] == [{"hashes": ID}]
+
+
+async def test_another_torrent_with_the_same_beginning_is_not_taken_for_it() -> None:
+    other = row(infohash_v2=V2)
+    with client_of(lambda _: rows(other)) as (client, _), pytest.raises(TorrentUnknown):
+        await client.find(ID + "d" * 24)
+
+
+async def test_the_list_of_all_is_not_asked_for_again_too_soon() -> None:
+    clock = Clock()
+    slow_s = 0.0
+
+    def answer(seen: Seen) -> Reply:
+        if not seen.body:
+            clock.s += slow_s  # what the list takes
+        return rows()
+
+    def lists() -> int:
+        return sum(not seen.body for seen in server.seen)
+
+    with client_of(answer, snapshot_interval_s=60, clock=clock) as (client, server):
+
+        async def ask() -> None:
+            with pytest.raises(TorrentUnknown):
+                await client.find(V1)
+
+        for _ in range(3):
+            await ask()
+        assert lists() == 1
+        clock.s += 59
+        await ask()
+        assert lists() == 1
+        clock.s += 1
+        slow_s = 7.0
+        await ask()
+        assert lists() == 2
+        clock.s += 139  # 20 times 7 s is longer than the interval
+        await ask()
+        assert lists() == 2
+        clock.s += 1
+        await ask()
+        assert lists() == 3
