@@ -102,6 +102,7 @@ class Journal:
         self.path = path
         self._inbox: SimpleQueue[Pending[object] | None] = SimpleQueue()
         self._closing = False
+        self.closed = trio.Event()  #: set once everything is on disk and the file is closed
         self.problem: str | None = None  #: why the last write failed; None when it did not
 
     @classmethod
@@ -115,13 +116,15 @@ class Journal:
         path = state_dir / FILE_NAME
         connection: sqlite3.Connection | None = None
         try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # timeout=0: whoever holds the file does not let go, so waiting is in vain.
+            connection = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False
+            )
             for pragma in (
                 "locking_mode=EXCLUSIVE",
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 "foreign_keys=ON",
-                "busy_timeout=0",
                 "cache_size=-4096",
             ):
                 connection.execute(f"PRAGMA {pragma}")
@@ -152,6 +155,7 @@ class Journal:
         task_status.started()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._write_loop, token, limiter=limiter)
+        self.closed.set()
 
     def submit(
         self, operation: Operation[T], on_done: Callable[[outcome.Outcome[T]], None] | None = None
