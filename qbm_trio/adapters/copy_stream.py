@@ -93,7 +93,10 @@ class OpenInput:
 
     def check_unchanged(self) -> None:
         """Raise `SourceChanged` when it was written to since it was opened."""
-        now, then = os.fstat(self.fd), self.status
+        try:
+            now, then = os.fstat(self.fd), self.status
+        except OSError as error:
+            raise read_error(error, self.path) from error
         if (now.st_mtime_ns, now.st_size) != (then.st_mtime_ns, then.st_size):
             raise SourceChanged(f"{self.path} was changed while it was read")
 

@@ -7,7 +7,6 @@ copy fails. Publishing is another module's: nothing here is visible outside stag
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,36 +14,32 @@ from pathlib import Path
 
 import trio
 
-from ..core.errors import BadMetainfo, DestinationConflict, DiskError, SourceCorrupt
+from ..core.errors import DestinationConflict, DiskError
 from ..core.model import Progress, Verification
-from ..core.pieces import (
-    Metainfo,
-    Role,
-    Segment,
-    plan_spans,
-    v1_piece_range,
-    v1_segments,
-    v2_segment,
+from ..core.pieces import Metainfo, Role, Segment, plan_spans
+from .copy_compare import identical
+from .copy_hashing import Piece, PieceChecker
+from .copy_pieces import (
+    CopyItem,
+    by_position,
+    corrupt,
+    drop,
+    matches,
+    read_from_disk,
+    segments_of,
 )
-from . import disk_calls
-from .copy_hashing import Piece, PieceChecker, v1_digest, v2_digest
-from .copy_stream import Batch, Input, OpenInput, run_pass
+from .copy_stream import Batch, Input, run_pass
 from .copy_threads import Stop, WriteRate, run_supervised
 from .copy_write import StagedWriter, Written
-from .disk_errors import read_error
-from .disk_paths import FolderHandle, is_regular
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyItem:
-    """One file of the torrent that is not padding."""
-
-    index: int  #: qBittorrent's
-    source: Path  #: on the SSD; a real path from `disk_paths.resolve_beneath`
-    size_bytes: int
-    wanted: bool
-    staged: Path | None  #: where to copy it; None: it is not copied now
-    published: Path | None = None  #: its verified bytes on the HDD, when it has them already
+__all__ = [
+    "CopyItem",
+    "CopyOptions",
+    "CopyReport",
+    "Written",
+    "copy_and_verify",
+    "identical",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,56 +102,6 @@ async def copy_and_verify(
     return await run_supervised(job.run, nice=options.nice, limiter=limiter)
 
 
-async def identical(
-    metainfo: Metainfo,
-    items: Sequence[CopyItem],
-    index: int,
-    candidate: Path,
-    *,
-    limiter: trio.CapacityLimiter,
-    nice: int = 10,
-) -> bool:
-    """Whether ``candidate`` holds exactly the torrent's file ``index``, by piece hashes.
-
-    Pieces that it shares with other files are completed from their sources. Where such
-    a neighbour is unwanted, and so not to be had, the candidate is compared with its
-    own source instead. A candidate that is missing or no regular file is not identical.
-
-    Args:
-        metainfo: the torrent's.
-        items: all its files in order of index.
-        index: the file.
-        candidate: a real path from `disk_paths.resolve_beneath`.
-        limiter: one token is held meanwhile.
-        nice: of the reading threads.
-
-    Cancellation:
-        Prompt.
-
-    Raises:
-        SourceCorrupt: a shared piece fails, and does so with the sources alone, too.
-        SourceChanged, DiskError, MustWait: something could not be read.
-    """
-    job = _Comparison(metainfo, items, index, candidate, nice)
-    return await run_supervised(job.run, nice=nice, limiter=limiter)
-
-
-def _by_position(metainfo: Metainfo, items: Sequence[CopyItem]) -> dict[int, CopyItem]:
-    content = [p for p, file in enumerate(metainfo.files) if not file.pad]
-    if len(content) != len(items):
-        raise BadMetainfo(
-            f"the exported .torrent lists {len(content)} files, qBittorrent {len(items)}"
-        )
-    for position, item in zip(content, items, strict=True):
-        file = metainfo.files[position]
-        if (file.index, file.size_bytes) != (item.index, item.size_bytes):
-            raise BadMetainfo(
-                f"{item.source.name} has {item.size_bytes} bytes in qBittorrent's list and "
-                f"{file.size_bytes} in the exported .torrent"
-            )
-    return dict(zip(content, items, strict=True))
-
-
 class _Copy:
     def __init__(
         self,
@@ -166,7 +111,7 @@ class _Copy:
         progress: Progress,
     ) -> None:
         self._metainfo = metainfo
-        self._items = _by_position(metainfo, items)
+        self._items = by_position(metainfo, items)
         self._options = options
         self._progress = progress
         self._recopied = 0
@@ -251,9 +196,9 @@ class _Copy:
 
     def _recopy(self, piece: Piece) -> None:
         self._stop.check()
-        segments = _segments(self._metainfo, piece)
+        segments = segments_of(self._metainfo, piece)
         parts = [self._reread(segment, published=True) for segment in segments]
-        if not _matches(self._metainfo, piece, parts):
+        if not matches(self._metainfo, piece, parts):
             self._blame(piece, segments)
         for segment, part in zip(segments, parts, strict=True):
             self._rewrite(segment, part)
@@ -271,13 +216,13 @@ class _Copy:
         borrowed = [s for s in segments if self._is_published(s.position)]
         if borrowed:
             parts = [self._reread(segment, published=False) for segment in segments]
-            if _matches(self._metainfo, piece, parts):
+            if matches(self._metainfo, piece, parts):
                 published = self._items[borrowed[0].position].published
                 raise DestinationConflict(
                     f"{published} no longer matches the torrent (piece {piece.number}); "
                     "retry the job to have it compared anew"
                 )
-        raise _corrupt(self._items, piece, segments)
+        raise corrupt(self._items, piece, segments)
 
     def _is_copied(self, position: int) -> bool:
         item = self._items.get(position)
@@ -288,7 +233,7 @@ class _Copy:
         return item is not None and item.staged is None and item.published is not None
 
     def _copied_segments(self, piece: Piece) -> list[Segment]:
-        return [s for s in _segments(self._metainfo, piece) if self._is_copied(s.position)]
+        return [s for s in segments_of(self._metainfo, piece) if self._is_copied(s.position)]
 
     def _reread(self, segment: Segment, *, published: bool) -> bytes:
         item = self._items.get(segment.position)
@@ -297,7 +242,7 @@ class _Copy:
         path = item.source
         if published and item.staged is None and item.published is not None:
             path = item.published
-        return _read_from_disk(Input(path=path, size_bytes=item.size_bytes), segment)
+        return read_from_disk(Input(path=path, size_bytes=item.size_bytes), segment)
 
     # -- pieces with bytes of unwanted files ---------------------------------
 
@@ -309,7 +254,7 @@ class _Copy:
             for attempt in range(2):
                 self._stop.check()
                 source = self._reread(segment, published=True)
-                copy = _read_from_disk(Input(path=item.staged, size_bytes=item.size_bytes), segment)
+                copy = read_from_disk(Input(path=item.staged, size_bytes=item.size_bytes), segment)
                 if source == copy:
                     break
                 if attempt:
@@ -331,7 +276,7 @@ class _Copy:
             for position, role in enumerate(roles):
                 if role is Role.COPY:
                     self._stop.check()
-                    _drop(staged[position])
+                    drop(staged[position])
             checker = PieceChecker(self._metainfo)
             run_pass(
                 plan_spans(self._metainfo, roles),
@@ -350,160 +295,6 @@ class _Copy:
                 )
             self._repair(checker)
             self._writer.sync()
-
-
-class _Comparison:
-    def __init__(
-        self,
-        metainfo: Metainfo,
-        items: Sequence[CopyItem],
-        index: int,
-        candidate: Path,
-        nice: int,
-    ) -> None:
-        self._metainfo = metainfo
-        self._items = _by_position(metainfo, items)
-        self._at = next(p for p, item in self._items.items() if item.index == index)
-        self._candidate = candidate
-        self._nice = nice
-
-    def run(self, stop: Stop) -> bool:
-        size = self._items[self._at].size_bytes
-        status = _lstat(self._candidate)
-        if status is None or status.st_size != size:
-            return False
-        inputs = {
-            position: Input(path=item.source, size_bytes=item.size_bytes)
-            for position, item in self._items.items()
-        }
-        source = inputs[self._at]
-        inputs[self._at] = Input(path=self._candidate, size_bytes=size)
-        checker = PieceChecker(self._metainfo)
-
-        class _Different(Exception):
-            pass
-
-        def use(_: Batch) -> None:
-            while checker.bad:
-                if self._is_the_candidates_fault(checker.bad.popleft(), source):
-                    raise _Different
-
-        roles = [self._role(position) for position in range(len(self._metainfo.files))]
-        try:
-            run_pass(
-                plan_spans(self._metainfo, roles),
-                inputs,
-                checker=checker,
-                stop=stop,
-                nice=self._nice,
-                use=use,
-            )
-            use(Batch(memoryview(b"")))
-        except _Different:
-            return False
-        return all(self._same_as_source(piece, source, stop) for piece in checker.unseen)
-
-    def _role(self, position: int) -> Role:
-        if position == self._at:
-            return Role.COPY
-        item = self._items.get(position)
-        if item is None:
-            return Role.PAD
-        return Role.CONTEXT if item.wanted else Role.GAP
-
-    def _is_the_candidates_fault(self, piece: Piece, source: Input) -> bool:
-        """Whether a failed piece is the candidate's. Raises when a source is bad."""
-        segments = _segments(self._metainfo, piece)
-        others = [s for s in segments if s.position != self._at and s.position in self._items]
-        if not others:
-            return True
-        parts = [
-            _read_from_disk(
-                source
-                if s.position == self._at
-                else Input(
-                    path=self._items[s.position].source,
-                    size_bytes=self._items[s.position].size_bytes,
-                ),
-                s,
-            )
-            if s.position in self._items
-            else bytes(s.size_bytes)
-            for s in segments
-        ]
-        if _matches(self._metainfo, piece, parts):
-            return True
-        raise _corrupt(self._items, piece, segments)
-
-    def _same_as_source(self, number: int, source: Input, stop: Stop) -> bool:
-        for segment in v1_segments(self._metainfo, number):
-            if segment.position != self._at:
-                continue
-            stop.check()
-            candidate = Input(path=self._candidate, size_bytes=source.size_bytes)
-            if _read_from_disk(source, segment) != _read_from_disk(candidate, segment):
-                return False
-        return True
-
-
-def _segments(metainfo: Metainfo, piece: Piece) -> tuple[Segment, ...]:
-    if piece.position is not None:
-        return (v2_segment(metainfo, piece.position, piece.number),)
-    return v1_segments(metainfo, piece.number)
-
-
-def _matches(metainfo: Metainfo, piece: Piece, parts: list[bytes]) -> bool:
-    if piece.position is None:
-        begin, end = v1_piece_range(metainfo, piece.number)
-        assert sum(map(len, parts)) == end - begin
-        return v1_digest(parts) == metainfo.v1_hash(piece.number)
-    file = metainfo.files[piece.position]
-    actual = v2_digest(
-        b"".join(parts), piece_length=metainfo.piece_length, file_bytes=file.size_bytes
-    )
-    return actual == file.v2_hashes[piece.number]
-
-
-def _read_from_disk(source: Input, segment: Segment) -> bytes:
-    """Read past the page cache, as far as the kernel lets go of clean pages."""
-    data = bytearray(segment.size_bytes)
-    with FolderHandle() as folders:
-        file = OpenInput(folders, source)
-        try:
-            disk_calls.drop_cached(file.fd, segment.offset_bytes, segment.size_bytes)
-            file.read_into(memoryview(data), segment.offset_bytes)
-        finally:
-            file.close()
-    return bytes(data)
-
-
-def _drop(source: Input) -> None:
-    with FolderHandle() as folders:
-        file = OpenInput(folders, source)
-        try:
-            disk_calls.drop_cached(file.fd)
-        finally:
-            file.close()
-
-
-def _lstat(path: Path) -> os.stat_result | None:
-    try:
-        status = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise read_error(error, path) from error
-    return status if is_regular(status) else None
-
-
-def _corrupt(
-    items: Mapping[int, CopyItem], piece: Piece, segments: Sequence[Segment]
-) -> SourceCorrupt:
-    names = ", ".join(str(items[s.position].source) for s in segments if s.position in items)
-    return SourceCorrupt(
-        f"piece {piece.number} of {names} does not match the torrent, also when read again; "
-        "recheck the torrent in qBittorrent, then retry the job"
-    )
 
 
 def _returns_other_bytes(path: Path, number: int) -> str:

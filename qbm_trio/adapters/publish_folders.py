@@ -128,11 +128,13 @@ def follow_owner_and_mode(
                 raise
             with suppress(PermissionError):
                 _chown(name, -1, model.st_gid, dir_fd)
-    keep = 0o777 | (stat.S_ISGID if stat.S_ISDIR(now.st_mode) else 0)
+    folder = stat.S_ISDIR(now.st_mode)
+    keep = 0o777 | (stat.S_ISGID if folder else 0)
+    own = 0o700 if folder else 0  # files must get into a folder even if its model is read-only
     try:
         # After chown, which clears such bits. Nobody else can put a link here: the
         # folder is ours alone.
-        os.chmod(name, model.st_mode & keep, dir_fd=dir_fd)
+        os.chmod(name, model.st_mode & keep | own, dir_fd=dir_fd)
     except OSError as error:
         if error.errno not in _REFUSED:
             raise

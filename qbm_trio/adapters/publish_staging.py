@@ -76,7 +76,8 @@ def _prepare(
             # The notes stay: what the last try learnt of the pool is still true.
             for folder in (real_base, *noted):
                 _empty(folder / STAGING_NAME / instance_id / job_id)
-        chosen: dict[Path, Path] = {}
+        chosen: dict[Path, Path] = {}  # by folder of the destination
+        by_existing: dict[Path, Path] = {}
         staged = []
         for number, destination in enumerate(destinations):
             parent = destination.parent
@@ -86,7 +87,11 @@ def _prepare(
                 except ValueError:
                     raise UnsafePath(f"{destination} is not below {base}") from None
                 existing = deepest_existing(resolve_beneath(base, relative))
-                chosen[parent] = _choose(home, real_base, existing, noted, instance_id, job_id)
+                if existing not in by_existing:
+                    by_existing[existing] = _choose(
+                        home, real_base, existing, noted, instance_id, job_id
+                    )
+                chosen[parent] = by_existing[existing]
             staged.append(chosen[parent] / str(number))
         return staged
     except OSError as error:
@@ -97,10 +102,8 @@ def _choose(
     home: Path, base: Path, existing: Path, noted: set[Path], instance_id: str, job_id: str
 ) -> Path:
     beside = existing if existing.is_dir() else existing.parent
-    inside = [note for note in noted if beside == note or note in beside.parents]
-    if inside:
-        beside = max(inside, key=lambda note: len(note.parts))
-    elif _can_rename(home, beside):
+    noted_here = any(beside == note or note in beside.parents for note in noted)
+    if not noted_here and _can_rename(home, beside):
         return home
     _write_note(home, base, beside)
     return _make_staging(beside, instance_id, job_id)

@@ -16,13 +16,12 @@ from time import gmtime, strftime
 
 import trio
 
-from ..core.errors import DestinationConflict, JobError, UnsafePath
+from ..core.errors import DestinationConflict, DiskError, JobError, UnsafePath
 from . import disk_calls
 from .copy_write import Written
 from .disk_errors import read_error, write_error
 from .disk_paths import FolderHandle, is_regular, resolve_beneath
 from .publish_folders import (
-    deepest_existing,
     follow_owner_and_mode,
     make_folders,
     set_folder_times,
@@ -125,8 +124,9 @@ def _folder(
     step: Callable[[str], None],
 ) -> str:
     """The real path of the item's folder, made where it is missing."""
-    relative = item.destination.parent.relative_to(base)
-    real = resolve_beneath(base, relative)
+    if not item.destination.is_relative_to(base) or item.destination == base:
+        raise UnsafePath(f"{item.destination} is not below {base}")
+    real = resolve_beneath(base, item.destination.parent.relative_to(base))
     try:
         fresh = make_folders(
             real, staging=item.staged.parent, model=item.source.parent,
@@ -219,7 +219,11 @@ def move_noreplace(
 def _publish_error(error: OSError, base: Path, item: PublishItem, folder: str) -> JobError:
     if error.errno == errno.EXDEV:
         # A pool whose members differ. The next try stages beside the destination.
-        note_beside(item.staged, base, deepest_existing(Path(folder)))
+        note_beside(item.staged, base, Path(folder))
+        return DiskError(
+            f"{item.destination} is on another file system than its staging (a pool?); "
+            "the next try stages it there"
+        )
     return write_error(error, item.destination)
 
 

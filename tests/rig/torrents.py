@@ -79,7 +79,7 @@ def make_torrent(
         maker.add_tracker(tracker)
     lt.set_piece_hashes(maker, os.fspath(parent))
     data: bytes = lt.bencode(maker.generate())
-    info = lt.torrent_info(lt.bdecode(data))
+    info = lt.torrent_info(data)
     hashes, listed = info.info_hashes(), info.layout()
     described = tuple(
         (
