@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar, cast
 
 import trio
-from trio_util import AsyncBool  # type: ignore[import-untyped]
+from trio_util import AsyncBool
 
 from ..core.errors import (
     QbittorrentError,

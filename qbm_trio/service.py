@@ -1,0 +1,337 @@
+"""The composition root: opens what is needed, owns every task, drains in order.
+
+The nursery tree, from the outside in:
+
+    infra        signals, the journal's writer
+    └─ parts     HTTP, the probes of qBittorrent and of the tiers, waits, housekeeping
+       └─ workers   one task for each running job
+
+What is outer outlives what is inner: a job can always reach the journal, and
+HTTP answers until the last job has ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import threading
+import time
+
+import trio
+from pydantic import SecretStr
+
+from . import __version__
+from .adapters import disk, journal_jobs, recovery_point
+from .adapters.copying import CopyOptions
+from .adapters.journal import Journal
+from .adapters.qbittorrent import Qbittorrent
+from .adapters.recovery_point import SavedState
+from .adapters.state_dir import held
+from .core.errors import JournalUnwritable, QbmError
+from .core.model import WaitReason
+from .logs import logging_to
+from .settings import Settings
+from .tasks.dry_run import describe_jobs
+from .tasks.housekeeping import keep_house
+from .tasks.jobs import Jobs
+from .tasks.observer import Observer
+from .tasks.prober import keep_contact
+from .tasks.queue import JobQueue
+from .tasks.tiering import Policy, Tiering
+from .tasks.tiers import Tiers
+from .tasks.waits import Waits
+from .tasks.workers import Workers
+from .web.app import create_app
+from .web.backend import Backend
+from .web.serving import bind
+from .web.serving import serve as serve_http
+
+log = logging.getLogger(__name__)
+
+STOP_S = 0.4
+"""What running jobs and requests may take to stop, after the grace."""
+WHOLE_S = 1.0
+"""The whole drain ends within the grace and this much more, whatever hangs."""
+
+
+def main(settings: Settings) -> int:
+    """Run the service until it is told to stop; return the exit status."""
+    with logging_to(settings):
+        try:
+            with held(settings.state_dir):
+                _calm_the_collector()
+                return trio.run(run, settings)
+        except* QbmError as group:
+            for error in _leaves(group):
+                log.critical("%s", error)
+        return 1
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _calm_the_collector() -> None:
+    # Everything imported so far stays: looking through it at each collection
+    # costs about a fifth of the request rate.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+async def run(settings: Settings) -> int:
+    """The whole life of the service. Raises `QbmError` if it cannot start."""
+    disk.raise_open_files_limit()
+    # Before anything is changed: a port in use is the commonest mistake.
+    listener = bind(settings.http_host, settings.http_port) if settings.http_enabled else None
+    journal_thread = trio.CapacityLimiter(1)
+    journal = await trio.to_thread.run_sync(
+        Journal.open, settings.state_dir, limiter=journal_thread
+    )
+    stop = Stop(whole_s=settings.shutdown_grace_s + WHOLE_S)
+    async with trio.open_nursery() as infra:
+        await infra.start(stop.watch_signals)
+        await infra.start(journal.run, journal_thread)
+        try:
+            async with trio.open_nursery() as parts:
+                service = await Service.assemble(settings, journal)
+                await service.start(parts, listener)
+                await stop.asked.wait()
+                await service.drain(stop)
+                parts.cancel_scope.cancel()
+        finally:
+            journal.close()
+        infra.cancel_scope.cancel()
+    return 0
+
+
+class Stop:
+    """That the service was told to stop, and the guard that it does."""
+
+    def __init__(self, *, whole_s: float) -> None:
+        self.asked = trio.Event()
+        self.signum = 0
+        self.saved = False  #: the journal is closed: nothing can be lost any more
+        self._whole_s = whole_s
+
+    async def watch_signals(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Turn the first SIGTERM or SIGINT into a drain; a second ends the process."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            self.signum = await anext(aiter(signals))
+            # A thread of the system's, not of trio's: it works whatever the loop does.
+            guard = threading.Timer(self._whole_s, self.exit_now)
+            guard.daemon = True
+            guard.start()
+            self.asked.set()
+            signum = await anext(aiter(signals))
+            os._exit(128 + signum)
+
+    def exit_now(self) -> None:
+        """End the process although a thread hangs in the kernel, on a dead disk for example."""
+        os._exit(0 if self.saved else 70)
+
+
+class Service:
+    """The parts, wired together."""
+
+    def __init__(self, settings: Settings, journal: Journal, instance_id: str) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._files = trio.CapacityLimiter(1)
+        self._workers_ended = trio.Event()
+        self._http_stop = trio.Event()
+        self._http_ended = trio.Event()
+        self.jobs = Jobs(journal, JobQueue(settings.queue_capacity))
+        self.waits = Waits(self.jobs)
+        self.client = Qbittorrent(
+            host=settings.qbit_url,
+            username=settings.qbit_username,
+            password=_secret(settings.qbit_password),
+            api_key=_secret(settings.qbit_api_key),
+            verify_ssl=settings.qbit_verify_ssl,
+        )
+        self.tiers = Tiers(
+            ssd=settings.download_path_ssd,
+            hdd=settings.final_dest_base_hdd,
+            journal=journal,
+            instance_id=instance_id,
+            hdd_min_free_bytes=settings.hdd_min_free_bytes,
+            read_only=settings.dry_run,
+        )
+        self.tiering = Tiering(
+            _policy(settings),
+            client=self.client,
+            jobs=self.jobs,
+            journal=journal,
+            tiers=self.tiers,
+        )
+        self.workers = Workers(
+            self.jobs,
+            self.waits,
+            self.client,
+            self.tiering.work,
+            self.tiering.discard,
+            concurrency=settings.max_concurrent_processes,
+            attempts_allowed=settings.copy_retry_attempts,
+        )
+        self.observer = Observer(
+            jobs=self.jobs,
+            workers=self.workers,
+            client=self.client,
+            tiers=self.tiers,
+            journal=journal,
+            threshold_bytes=settings.threshold_bytes,
+            target_bytes=settings.target_bytes,
+        )
+
+    @classmethod
+    async def assemble(cls, settings: Settings, journal: Journal) -> Service:
+        """Wire the parts; line up what the journal holds. Start is recovery."""
+        instance_id = await journal.do(_instance_id)
+        service = cls(settings, journal, instance_id)
+        alive = await service.jobs.recover()
+        service.waits.recover()
+        log.info(
+            "qbm-trio %s, instance %s: %d jobs to do from %s",
+            __version__,
+            instance_id,
+            alive,
+            journal.path,
+        )
+        return service
+
+    async def start(self, parts: trio.Nursery, listener: socket.socket | None) -> None:
+        """Start every task in ``parts``. HTTP first: it answers whatever hangs."""
+        url = None
+        if listener is not None:
+            url = await parts.start(self._serve_http, listener)
+        parts.start_soon(keep_contact, self.client, self.waits)
+        parts.start_soon(self.waits.run)
+        parts.start_soon(keep_house, self.observer, self._journal, self._settings.job_retention_s)
+        parts.start_soon(self._work)
+        # Printed as well as logged: whoever started us with port 0 reads it here.
+        log.info("ready%s", f" {url}" if url else ", without HTTP")
+
+    async def _serve_http(
+        self, listener: socket.socket, *, task_status: trio.TaskStatus[str]
+    ) -> None:
+        key = self._settings.http_api_key
+        backend = Backend(
+            jobs=self.jobs,
+            overview=self.observer.overview,
+            health=self.observer.health,
+            save_state=self.save_state,
+            api_key=_secret(key),
+            version=__version__,
+        )
+        try:
+            await serve_http(
+                create_app(backend),
+                backend,
+                listener,
+                shutdown=self._http_stop,
+                task_status=task_status,
+            )
+        finally:
+            self._http_ended.set()
+
+    async def _work(self) -> None:
+        """Look after the tiers, and do the jobs: none before the markers are known."""
+        async with trio.open_nursery() as nursery:
+            await self.tiers.prepare()
+            nursery.start_soon(self.tiers.run)
+            nursery.start_soon(self._wake_for_tiers)
+            if self._settings.dry_run:
+                nursery.start_soon(describe_jobs, self.jobs, self.tiering, self.client)
+                return
+            await self.tiering.clean()
+            nursery.start_soon(self._wake_for_space)
+            try:
+                await self.workers.run()
+            finally:
+                self._workers_ended.set()
+
+    async def _wake_for_tiers(self) -> None:
+        while True:
+            await self.tiers.usable.wait()
+            self.waits.wake(WaitReason.TIER)
+
+    async def _wake_for_space(self) -> None:
+        while True:
+            await self.workers.job_ended.wait()
+            self.waits.wake(WaitReason.SPACE)
+
+    async def save_state(self) -> SavedState:
+        """Write a recovery point.
+
+        Raises:
+            JournalUnwritable: it could not be written.
+        """
+        return await recovery_point.save(self._journal, now=time.time(), limiter=self._files)
+
+    async def drain(self, stop: Stop) -> None:
+        """Stop in order: no new work, jobs, recovery point, journal, HTTP."""
+        log.info("told to stop by %s: draining", signal.Signals(stop.signum).name)
+        self.jobs.draining = True
+        self.workers.drain_within(self._settings.shutdown_grace_s)
+        with trio.move_on_after(self._settings.shutdown_grace_s + STOP_S):
+            if not self._settings.dry_run:
+                await self._workers_ended.wait()
+        path = await self._save_last()
+        self._journal.close()
+        await self._journal.closed.wait()
+        stop.saved = True
+        log.info("stopped: the journal is closed, recovery point %s", path)
+        self._http_stop.set()
+        with trio.move_on_after(STOP_S):
+            if self._settings.http_enabled:
+                await self._http_ended.wait()
+
+    async def _save_last(self) -> str:
+        try:
+            await self.observer.save_counters()
+            return (await self.save_state()).path
+        except JournalUnwritable as error:
+            log.error("%s", error)
+            return "none"
+
+
+def _secret(value: SecretStr | None) -> str:
+    return value.get_secret_value() if value is not None else ""
+
+
+def _instance_id(connection: sqlite3.Connection) -> str:
+    """This instance's name, made at the first start."""
+    known = journal_jobs.meta(connection, "instance_id")
+    if known is None:
+        known = secrets.token_hex(6)
+        journal_jobs.set_meta(connection, "instance_id", known)
+        journal_jobs.set_meta(connection, "first_run_at", repr(time.time()))
+    return known
+
+
+def _policy(settings: Settings) -> Policy:
+    tagging = settings.enable_location_tagging and settings.auto_tag_new_torrents
+    return Policy(
+        ssd=settings.download_path_ssd,
+        hdd=settings.final_dest_base_hdd,
+        path_mappings=settings.path_mappings,
+        copies_at_once=settings.max_concurrent_copy_operations,
+        copy_options=CopyOptions(
+            verification=settings.verification,
+            nice=settings.copy_operation_nice_level,
+            rate_limit_bytes_per_s=settings.copy_rate_limit_bytes_s,
+        ),
+        tags=(settings.ssd_location_tag, settings.hdd_location_tag) if tagging else None,
+    )

@@ -1,0 +1,38 @@
+"""``DRY_RUN``: say what each queued job would do; the jobs stay queued."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..core.client import QbittorrentClient
+from ..core.errors import JobError, QbittorrentError
+from ..core.model import JobId
+from .jobs import Jobs
+from .tiering import Tiering
+
+log = logging.getLogger(__name__)
+
+TRY_AGAIN_S = 30.0
+
+
+async def describe_jobs(jobs: Jobs, tiering: Tiering, client: QbittorrentClient) -> None:
+    """Log a plan for each queued job, once. Runs until cancelled."""
+    described: set[JobId] = set()
+    while True:
+        changed = jobs.changed
+        await client.wait_reachable()
+        failed = False
+        for job_id in jobs.queue.first(len(jobs.queue)):
+            job = jobs.of(job_id)
+            if job is None or job_id in described:
+                continue
+            try:
+                log.info("dry run: job %s: %s", job_id, await tiering.describe(job))
+                described.add(job_id)
+            except (JobError, QbittorrentError) as error:
+                log.warning("dry run: job %s: %s", job_id, error)
+                failed = True
+        with trio.move_on_after(TRY_AGAIN_S if failed else float("inf")):
+            await changed.wait()

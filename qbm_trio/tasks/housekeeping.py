@@ -1,0 +1,36 @@
+"""Small regular work: counters into the journal, old jobs out of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+
+from trio_util import periodic
+
+from ..adapters import journal_jobs
+from ..adapters.journal import Journal
+from ..core.errors import JournalUnwritable
+from .observer import Observer
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 60.0
+PRUNE_EVERY = 60
+"""Old jobs are looked for once in so many rounds: once an hour."""
+
+
+async def keep_house(observer: Observer, journal: Journal, retention_s: float) -> None:
+    """Runs until cancelled."""
+    number = 0
+    async for _ in periodic(INTERVAL_S):
+        try:
+            await observer.save_counters()
+            if number % PRUNE_EVERY == 0:
+                before = time.time() - retention_s
+                gone = await journal.do(partial(journal_jobs.prune, finished_before=before))
+                if gone:
+                    log.info("forgot %d jobs that ended long ago", gone)
+        except JournalUnwritable as error:
+            log.error("%s", error)
+        number += 1

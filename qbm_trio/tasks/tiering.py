@@ -1,0 +1,497 @@
+"""One tiering job: resolve, copy, publish, tag.
+
+Every phase is in the journal before it begins, and every phase may be done again
+from its start: a job that was interrupted anywhere begins anew, and finds what is
+published already by its hashes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from sqlite3 import Connection
+from typing import Final
+
+import trio
+
+from ..adapters import journal_copies, journal_jobs, metainfo
+from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify, identical
+from ..adapters.journal import Journal
+from ..adapters.looking import Seen, look, space_at
+from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
+from ..adapters.publishing import PublishItem, publish, set_aside
+from ..core.client import QbittorrentClient
+from ..core.errors import (
+    BadMetainfo,
+    DestinationConflict,
+    Fatal,
+    JobError,
+    MustWait,
+    SameStorage,
+    TorrentUnknown,
+)
+from ..core.model import (
+    Job,
+    JobId,
+    JobState,
+    OnConflict,
+    Outcome,
+    Phase,
+    Torrent,
+    TorrentId,
+    WaitReason,
+)
+from ..core.pieces import Metainfo
+from ..core.placement import (
+    Place,
+    PlannedFile,
+    below,
+    destination_folder,
+    map_path,
+    place_of,
+    plan_files,
+    save_root,
+)
+from ..core.readiness import why_not_ready
+from .jobs import Jobs
+from .tiers import Tiers
+from .workers import Running
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_FOR_S: Final = 60.0
+"""How long a job waits for a torrent that qBittorrent does not know (yet)."""
+LOOK_AGAIN_S: Final = 5.0
+
+
+class UnknownForTooLong(Fatal):
+    """qBittorrent did not come to know the torrent."""
+
+    code = "unknown_torrent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The settings that tiering obeys."""
+
+    ssd: Path
+    hdd: Path
+    path_mappings: tuple[tuple[str, str], ...]
+    copies_at_once: int
+    copy_options: CopyOptions
+    tags: tuple[str, str] | None  #: for the SSD and for the HDD; None: no tags
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a job will do, known before anything is written."""
+
+    torrent: Torrent
+    metainfo: Metainfo
+    files: tuple[PlannedFile, ...]
+    destination: PurePosixPath  #: folder below the HDD base
+    save_root: str  #: as qBittorrent sees it
+
+    @property
+    def shown_destination(self) -> str:
+        """The file, or the top folder, that the user will find on the HDD."""
+        depth = len(self.destination.parts)
+        tops = {f.on_hdd.parts[depth] for f in self.files}
+        if len(self.files) == 1:
+            return str(self.files[0].on_hdd)
+        return str(self.destination / tops.pop() if len(tops) == 1 else self.destination)
+
+
+class Tiering:
+    """Does tiering jobs. One object for the service; jobs run beside each other."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        client: QbittorrentClient,
+        jobs: Jobs,
+        journal: Journal,
+        tiers: Tiers,
+    ) -> None:
+        self._policy = policy
+        self._client = client
+        self._jobs = jobs
+        self._journal = journal
+        self._tiers = tiers
+        # More than one copy at a time makes a disk seek; the rest of a job may overlap.
+        self._copies = trio.CapacityLimiter(policy.copies_at_once)
+        self._unknown_since: dict[JobId, float] = {}
+
+    async def work(self, running: Running) -> Outcome | None:
+        """Do one job; None when it was merged into another.
+
+        Cancellation: prompt; the staging is left for `discard` or for the next try.
+
+        Raises:
+            JobError, QbittorrentError: what the job must wait or fail for.
+            WrongState: it was cancelled meanwhile.
+        """
+        torrent = await self._find(running.job)
+        running.job = await self._jobs.resolve(
+            running.job.id,
+            torrent.id,
+            aliases=(torrent.id, torrent.infohash_v1, torrent.infohash_v2),
+            name=torrent.name,
+        )
+        if running.job.state is JobState.MERGED:
+            return None
+        await self._tiers.require()
+        place = self._place(torrent)
+        if place is Place.ELSEWHERE:
+            return Outcome.OUTSIDE_TIERS
+        if place is Place.HDD:
+            await self._tag(torrent, on_ssd=False)
+            return Outcome.ALREADY_ON_HDD
+        plan = await self._plan(torrent)
+        await self._copy_and_publish(running, plan)
+        await self._enter(running, Phase.TAGGING)
+        await self._tag(torrent, on_ssd=True)
+        return Outcome.TIERED
+
+    async def describe(self, job: Job) -> str:
+        """Say what `work` would do. Reads only (``DRY_RUN``)."""
+        torrent = await self._find(job)
+        place = self._place(torrent)
+        if place is not Place.SSD:
+            return f"{torrent.name!r}: nothing to copy, its data is on {place.value}"
+        plan = await self._plan(torrent)
+        size = sum(f.size_bytes for f in plan.files if f.wanted)
+        return (
+            f"{torrent.name!r}: would copy {size} bytes in {len(plan.files)} files to "
+            f"{self._policy.hdd / plan.shown_destination}, verify and tag it"
+        )
+
+    async def discard(self, job_id: JobId) -> None:
+        """Drop a job's partial data. What is published stays."""
+        self._unknown_since.pop(job_id, None)
+        try:
+            await self._tiers.hdd.check()
+            await discard_staging(
+                self._policy.hdd,
+                instance_id=self._tiers.instance_id,
+                job_id=job_id,
+                limiter=self._tiers.hdd.limiter,
+            )
+        except JobError as error:
+            # It is removed at the next start.
+            log.warning("staging of job %s is left for now: %s", job_id, error)
+
+    async def clean(self) -> None:
+        """At start: remove staging that belongs to no live job."""
+        try:
+            await self._tiers.hdd.check()
+            removed = await clean_staging(
+                self._policy.hdd,
+                instance_id=self._tiers.instance_id,
+                keep_job_ids=self._jobs.alive_ids(),
+                limiter=self._tiers.hdd.limiter,
+            )
+        except JobError as error:
+            log.warning("staging was not cleaned: %s", error)
+        else:
+            if removed:
+                log.info("removed the staging of %d jobs that are gone", len(removed))
+
+    # -- resolving
+
+    async def _find(self, job: Job) -> Torrent:
+        """The torrent that the job's hash means."""
+        try:
+            torrent = await self._look_up(job.torrent_id or job.hash)
+        except TorrentUnknown as error:
+            since = self._unknown_since.setdefault(job.id, trio.current_time())
+            if trio.current_time() - since < UNKNOWN_FOR_S:
+                raise MustWait(
+                    f"qBittorrent does not know {job.hash}; looking again for a minute",
+                    reason=WaitReason.UNKNOWN_TORRENT,
+                    delay_s=LOOK_AGAIN_S,
+                ) from error
+            raise UnknownForTooLong(
+                f"qBittorrent has no torrent with the hash {job.hash}; it was removed, or the "
+                "notification came from another qBittorrent; check QBIT_HOST, then retry the job"
+            ) from error
+        self._unknown_since.pop(job.id, None)
+        return torrent
+
+    async def _look_up(self, hash_: str) -> Torrent:
+        try:
+            # An id, or the v2 hash that an id is the beginning of: one call.
+            torrent = await self._client.torrent(TorrentId(hash_[:40]))
+            if hash_ in (torrent.id, torrent.infohash_v1, torrent.infohash_v2):
+                return torrent
+        except TorrentUnknown:
+            if len(hash_) != 40:
+                raise
+        # The v1 hash of a hybrid: only the list of all torrents tells.
+        return await self._client.torrent(await self._client.find(hash_))
+
+    def _place(self, torrent: Torrent) -> Place:
+        place = place_of(
+            torrent,
+            ssd=str(self._policy.ssd),
+            hdd=str(self._policy.hdd),
+            mappings=self._policy.path_mappings,
+        )
+        if place is Place.UNKNOWN:
+            raise MustWait(
+                "qBittorrent has no absolute content path for it yet",
+                reason=WaitReason.NOT_READY,
+                delay_s=LOOK_AGAIN_S,
+            )
+        return place
+
+    async def _plan(self, torrent: Torrent) -> Plan:
+        files = await self._client.files(torrent.id)
+        reason = why_not_ready(torrent, files)
+        if reason is not None:
+            raise MustWait(
+                f"not ready: {reason}", reason=WaitReason.NOT_READY, delay_s=LOOK_AGAIN_S
+            )
+        meta = metainfo.parse(await self._client.export(torrent.id))
+        if meta.torrent_id != torrent.id:
+            raise BadMetainfo(
+                f"qBittorrent exported the .torrent of {meta.torrent_id} for {torrent.id}; "
+                "restart qBittorrent, then retry the job"
+            )
+        root = save_root(torrent, files)
+        root_on_ssd = below(map_path(root, self._policy.path_mappings), str(self._policy.ssd))
+        if root_on_ssd is None:
+            raise MustWait(
+                f"the save path {root} is not below DOWNLOAD_PATH_SSD",
+                reason=WaitReason.NOT_READY,
+            )
+        copy = await self._journal.do(partial(journal_copies.find, torrent_id=torrent.id))
+        # Fixed at the first publishing: Sonarr's later category moves nothing.
+        destination = (
+            destination_folder(torrent.category)
+            if copy is None
+            else PurePosixPath(copy.destination)
+        )
+        return Plan(
+            torrent=torrent,
+            metainfo=meta,
+            files=plan_files(files, root_on_ssd=root_on_ssd, destination=destination),
+            destination=destination,
+            save_root=root,
+        )
+
+    # -- copying
+
+    async def _copy_and_publish(self, running: Running, plan: Plan) -> None:
+        seen = await look(
+            self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
+        )
+        adopted = await self._adopt(running.job, plan, seen)
+        to_copy = [f.index for f in plan.files if f.wanted and f.index not in adopted]
+        progress = running.progress
+        progress.bytes_total = sum(plan.files[i].size_bytes for i in to_copy)
+        await self._enter(
+            running,
+            Phase.COPYING,
+            destination=plan.shown_destination,
+            bytes_total=progress.bytes_total,
+        )
+        with await self._room(running, seen):
+            staged = await prepare_staging(
+                self._policy.hdd,
+                [self._policy.hdd / plan.files[i].on_hdd for i in to_copy],
+                instance_id=self._tiers.instance_id,
+                job_id=running.job.id,
+                limiter=self._tiers.hdd.limiter,
+            )
+            items = self._items(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
+            running.restart_clock()
+            report = await copy_and_verify(
+                plan.metainfo,
+                items,
+                options=self._policy.copy_options,
+                progress=progress,
+                limiter=self._copies,
+            )
+        await self._publish(running, plan, seen, items, report)
+
+    async def _adopt(self, job: Job, plan: Plan, seen: Sequence[Seen]) -> set[int]:
+        """Judge what stands at the destinations; return the files that need no copy."""
+        present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
+        if not present:
+            return set()
+        for f in present:
+            if seen[f.index].same_file:
+                raise SameStorage(
+                    f"{seen[f.index].source} and {seen[f.index].destination} are one file; "
+                    "give each tier a disk of its own",
+                    reason=WaitReason.TIER,
+                )
+        for on_ssd, on_hdd in {
+            (seen[f.index].source.parent, seen[f.index].destination.parent) for f in present
+        }:
+            await self._tiers.check_not_aliased(on_ssd, on_hdd)
+        items = self._items(plan, seen, {}, set())
+        adopted = set()
+        for f in present:
+            there = seen[f.index].there
+            if (
+                there is not None
+                and there.st_size == f.size_bytes
+                and await identical(
+                    plan.metainfo,
+                    items,
+                    f.index,
+                    seen[f.index].destination,
+                    limiter=self._copies,
+                    nice=self._policy.copy_options.nice,
+                )
+            ):
+                adopted.add(f.index)
+            else:
+                await self._make_way(job, plan.torrent.id, f, seen[f.index].destination)
+        return adopted
+
+    async def _make_way(
+        self, job: Job, torrent_id: TorrentId, file: PlannedFile, path: Path
+    ) -> None:
+        """Set a differing file aside if it is this torrent's own, or the user says so."""
+        claims = await self._journal.do(partial(journal_copies.claims, paths=[str(file.on_hdd)]))
+        claimants = claims[str(file.on_hdd)]
+        own = any(who == torrent_id and ours for who, ours in claimants)
+        others = any(who != torrent_id for who, _ in claimants)
+        if not (own and not others) and job.on_conflict is not OnConflict.SET_ASIDE:
+            raise DestinationConflict(
+                f"{path} exists and differs from the torrent's file"
+                f"{' (another torrent has it, too)' if others else ''}; move it away, or "
+                'retry the job with {"on_conflict": "set_aside"}'
+            )
+        moved = await set_aside(path, limiter=self._tiers.hdd.limiter)
+        log.warning("%s differed and was set aside as %s", path, moved.name)
+
+    async def _room(self, running: Running, seen: Sequence[Seen]) -> AbstractContextManager[None]:
+        """Hold room on the file system that the files will go to."""
+        device, space = await space_at(seen[0].destination.parent, limiter=self._tiers.hdd.limiter)
+        return self._tiers.room(
+            running.job.id,
+            device=device,
+            free_bytes=space.free_bytes,
+            progress=running.progress,
+        )
+
+    @staticmethod
+    def _items(
+        plan: Plan, seen: Sequence[Seen], staged: dict[int, Path], adopted: set[int]
+    ) -> list[CopyItem]:
+        return [
+            CopyItem(
+                index=f.index,
+                source=seen[f.index].source,
+                size_bytes=f.size_bytes,
+                wanted=f.wanted,
+                staged=staged.get(f.index),
+                published=seen[f.index].destination if f.index in adopted else None,
+            )
+            for f in plan.files
+        ]
+
+    # -- publishing
+
+    async def _publish(
+        self,
+        running: Running,
+        plan: Plan,
+        seen: Sequence[Seen],
+        items: Sequence[CopyItem],
+        report: CopyReport,
+    ) -> None:
+        copied = [i for i in items if i.staged is not None]
+        copy = journal_copies.Copy(
+            torrent_id=plan.torrent.id,
+            job_id=running.job.id,
+            destination=str(plan.destination),
+            save_root=plan.save_root,
+            category=plan.torrent.category,
+            name=plan.torrent.name,
+            verification=self._policy.copy_options.verification,
+            size_bytes=sum(f.size_bytes for f in plan.files if f.wanted),
+            begun_at=self._jobs.now(),
+            published_at=None,
+        )
+        entries = [
+            journal_copies.CopyFile(
+                index=i.index,
+                path=str(plan.files[i.index].on_hdd),
+                size_bytes=i.size_bytes,
+                mtime_ns=None,
+                ours=i.staged is not None,
+            )
+            for i in items
+            if i.wanted
+        ]
+
+        def begin(connection: Connection) -> None:
+            journal_copies.begin(connection, copy, entries)
+            journal_jobs.count(connection, "bytes_copied", report.bytes_copied)
+            journal_jobs.count(connection, "bytes_verified", report.bytes_verified)
+
+        # The disk may have been unmounted during a long copy.
+        await self._tiers.require()
+        await self._enter(running, Phase.PUBLISHING, bytes_copied=report.bytes_copied)
+        await self._journal.do(begin)
+        await publish(
+            self._policy.hdd,
+            [
+                PublishItem(
+                    staged=i.staged,
+                    destination=self._policy.hdd / plan.files[i.index].on_hdd,
+                    source=i.source,
+                    written=report.files[i.index],
+                )
+                for i in copied
+                if i.staged is not None
+            ],
+            source_root=self._policy.ssd,
+            limiter=self._tiers.hdd.limiter,
+        )
+        mtimes_ns = [(i, w.mtime_ns) for i, w in report.files.items()]
+        mtimes_ns += [
+            (i.index, there.st_mtime_ns)
+            for i in items
+            if i.published is not None and (there := seen[i.index].there) is not None
+        ]
+        await self._journal.do(
+            partial(
+                journal_copies.published,
+                torrent_id=plan.torrent.id,
+                mtimes_ns=mtimes_ns,
+                now=self._jobs.now(),
+            )
+        )
+        await self.discard(running.job.id)
+        log.info(
+            "published %d files, %d bytes copied, %d verified, %d adopted",
+            len(entries),
+            report.bytes_copied,
+            report.bytes_verified,
+            len(entries) - len(copied),
+        )
+
+    # -- tagging
+
+    async def _tag(self, torrent: Torrent, *, on_ssd: bool) -> None:
+        if self._policy.tags is None:
+            return
+        ssd, hdd = self._policy.tags
+        missing = {hdd, *((ssd,) if on_ssd else ())} - torrent.tags
+        await self._client.add_tags(torrent.id, missing)
+
+    async def _enter(self, running: Running, phase: Phase, **changes: object) -> None:
+        running.job = await self._jobs.enter(running.job.id, phase, **changes)
+        running.phase = phase
+        log.info("%s", phase)

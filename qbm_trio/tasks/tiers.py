@@ -1,0 +1,250 @@
+"""The two tiers as the service sees them: mounted, told apart, and how full.
+
+A known marker that is missing means that the disk is not mounted, and then
+nothing is written there. Figures come from probes in the background, so a dead
+disk blocks nobody who asks for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+from trio_util import periodic
+
+from ..adapters import disk, journal_jobs
+from ..adapters.journal import Journal
+from ..core.errors import JobError, MustWait, SameStorage
+from ..core.model import JobId, Progress, WaitReason
+from ..core.overview import TierFigures
+
+log = logging.getLogger(__name__)
+
+PROBE_INTERVAL_S = 15.0
+SILENT_S = 10.0
+"""A probe that takes longer is called a disk that does not answer."""
+
+
+class Tier:
+    """One tier. Its disk is asked under a limiter of its own: it may hang."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.root = root
+        self.limiter = trio.CapacityLimiter(4)
+        self._probe_limiter = trio.CapacityLimiter(1)
+        self.marker: str | None = None
+        self.space: disk.DiskSpace | None = None
+        self.trouble: JobError | None = None
+        self._asked_at: float | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, without its path; None when nothing is."""
+        if self._asked_at is not None and trio.current_time() - self._asked_at > SILENT_S:
+            return f"the {self.name}'s disk does not answer"
+        if isinstance(self.trouble, SameStorage):
+            return "both tiers show the same files"
+        if self.trouble is not None:
+            return f"the {self.name} is not usable: its disk is missing, full or read-only"
+        return None
+
+    @property
+    def figures(self) -> TierFigures:
+        """From the last probe that was answered."""
+        space = self.space
+        return TierFigures(
+            path=str(self.root),
+            total_bytes=space.total_bytes if space else None,
+            free_bytes=space.free_bytes if space else None,
+            problem=str(self.trouble) if self.trouble else self.problem,
+        )
+
+    async def check(self) -> None:
+        """Prove that the tier's own disk is mounted, right now.
+
+        Raises:
+            MustWait: it is not.
+        """
+        if self.marker is None:
+            raise MustWait(
+                f"the {self.name} tier {self.root} has no marker yet; it is made as soon as "
+                "the folder can be written",
+                reason=WaitReason.TIER,
+            )
+        await disk.check_marker(self.root, self.marker, limiter=self.limiter)
+
+    async def probe(self) -> None:
+        """Ask the disk once and remember what it said."""
+        self._asked_at = trio.current_time()
+        try:
+            if self.marker is not None:
+                await disk.check_marker(self.root, self.marker, limiter=self._probe_limiter)
+            self.space = await disk.disk_space(self.root, limiter=self._probe_limiter)
+        except JobError as error:
+            if self.trouble is None:
+                log.error("%s tier: %s", self.name, error)
+            self.trouble = error
+        else:
+            if self.trouble is not None:
+                log.info("%s tier: usable again", self.name)
+            self.trouble = None
+        self._asked_at = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reserved:
+    device: int
+    progress: Progress
+
+
+class Tiers:
+    """Both tiers, their markers, and the room that running jobs still need."""
+
+    def __init__(
+        self,
+        *,
+        ssd: Path,
+        hdd: Path,
+        journal: Journal,
+        instance_id: str,
+        hdd_min_free_bytes: int,
+        read_only: bool,
+    ) -> None:
+        self.ssd = Tier("SSD", ssd)
+        self.hdd = Tier("HDD", hdd)
+        self.instance_id = instance_id
+        self._journal = journal
+        self._hdd_min_free_bytes = hdd_min_free_bytes
+        self._read_only = read_only
+        self._reserved: dict[JobId, _Reserved] = {}
+        self.usable = trio.Event()  #: set, and replaced, when a tier is usable again
+
+    @property
+    def figures(self) -> tuple[TierFigures, TierFigures]:
+        """Of the SSD and of the HDD."""
+        return self.ssd.figures, self.hdd.figures
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, for ``/health``: no paths."""
+        return list(dict.fromkeys(p for t in (self.ssd, self.hdd) if (p := t.problem)))
+
+    async def prepare(self) -> None:
+        """Learn the markers; at the first start, make them. Troubles are kept, not raised."""
+        for tier in (self.ssd, self.hdd):
+            name = f"tier.{tier.name.lower()}"
+            tier.marker = await self._journal.do(partial(journal_jobs.meta, name=name))
+            if tier.marker is None and not self._read_only:
+                try:
+                    marker = await disk.create_marker(tier.root, limiter=tier.limiter)
+                except JobError as error:
+                    tier.trouble = error
+                    log.error("%s tier: %s", tier.name, error)
+                    continue
+                await self._journal.do(partial(journal_jobs.set_meta, name=name, value=marker))
+                tier.marker = marker
+                log.info("%s tier: %s is marked as %s", tier.name, tier.root, marker)
+            await tier.probe()
+        await self._compare()
+
+    async def _compare(self) -> None:
+        if self.ssd.trouble or self.hdd.trouble or self._read_only:
+            return
+        try:
+            if self.ssd.marker == self.hdd.marker:
+                raise SameStorage(
+                    f"{self.ssd.root} and {self.hdd.root} carry the same marker: they are one "
+                    "place; give each tier a disk of its own",
+                    reason=WaitReason.TIER,
+                )
+            await self.check_not_aliased(self.ssd.root, self.hdd.root)
+            if await disk.same_file_system(self.ssd.root, self.hdd.root, limiter=self.hdd.limiter):
+                log.warning(
+                    "both tiers are on one file system: copies free no space on the SSD; "
+                    "check that the HDD is mounted at %s",
+                    self.hdd.root,
+                )
+        except JobError as error:
+            log.error("tiers: %s", error)
+            self.hdd.trouble = error
+
+    async def check_not_aliased(self, on_ssd: Path, on_hdd: Path) -> None:
+        """Prove that two folders, one on each tier, are not one place.
+
+        Raises:
+            SameStorage: they are.
+            MustWait, DiskError: it cannot be found out now.
+        """
+        await disk.check_not_aliased(
+            on_ssd, on_hdd, instance_id=self.instance_id, limiter=self.hdd.limiter
+        )
+
+    async def require(self) -> None:
+        """Prove that both tiers are mounted, right now.
+
+        Raises:
+            MustWait: one is not, or both are one place.
+        """
+        for tier in (self.ssd, self.hdd):
+            if isinstance(tier.trouble, SameStorage):
+                raise tier.trouble
+            await tier.check()
+
+    async def run(self) -> None:
+        """Probe both tiers until cancelled; a tier that hangs does not hold up the other."""
+        async with trio.open_nursery() as nursery:
+            for tier in (self.ssd, self.hdd):
+                nursery.start_soon(self._watch, tier, name=f"probe {tier.name}")
+
+    async def _watch(self, tier: Tier) -> None:
+        async for _ in periodic(PROBE_INTERVAL_S):
+            troubled = tier.trouble is not None
+            if tier.marker is None and not self._read_only:
+                await self.prepare()
+            elif not isinstance(tier.trouble, SameStorage):
+                await tier.probe()
+            if troubled and tier.trouble is None:
+                self.usable.set()
+                self.usable = trio.Event()
+
+    @contextmanager
+    def room(
+        self, job_id: JobId, *, device: int, free_bytes: int, progress: Progress
+    ) -> Iterator[None]:
+        """Hold room on the HDD for what ``progress`` still has to copy.
+
+        Args:
+            job_id: whose room it is.
+            device: the file system, as ``st_dev``: folders below the base may be others.
+            free_bytes: what it has free now.
+            progress: of the job; what is copied no longer counts.
+
+        Raises:
+            MustWait: there is not enough, other jobs' needs included.
+        """
+        others = sum(
+            max(0, r.progress.bytes_total - r.progress.bytes_done)
+            for r in self._reserved.values()
+            if r.device == device
+        )
+        need = progress.bytes_total
+        left = free_bytes - others - self._hdd_min_free_bytes
+        if need > left:
+            raise MustWait(
+                f"the HDD has no room: {need} bytes are needed, {max(0, left)} can be used "
+                f"({free_bytes} free, {others} promised to running jobs, "
+                f"{self._hdd_min_free_bytes} kept by HDD_MIN_FREE_GB); free some space there",
+                reason=WaitReason.SPACE,
+                delay_s=60.0,
+            )
+        self._reserved[job_id] = _Reserved(device=device, progress=progress)
+        try:
+            yield
+        finally:
+            del self._reserved[job_id]
