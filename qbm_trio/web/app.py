@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from quart import Response, g, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import MapAdapter, RequestRedirect
 
 from .backend import Backend
 from .gate import Gate, header_map
@@ -23,6 +24,21 @@ from .messages import MAX_BODY_BYTES, ApiError, Call, Reply, plain_error
 from .routes import ROUTES, Route, answer
 
 View = Callable[..., Awaitable[Response]]
+
+
+class App(QuartTrio):
+    """QuartTrio that finds its routes by path alone."""
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Bind without the ``Host`` header: a strange one must not be a 500."""
+        if request is None:
+            return None
+        return self.url_map.bind(
+            "localhost",
+            path_info=request.path,
+            default_method=request.method,
+            query_args=request.query_string.decode("latin-1"),
+        )
 
 
 def create_app(backend: Backend, *, body_timeout_s: int = 30) -> QuartTrio:
@@ -33,7 +49,7 @@ def create_app(backend: Backend, *, body_timeout_s: int = 30) -> QuartTrio:
         body_timeout_s: a body that takes longer to arrive gets a 408.
     """
     # No static files and no templates: both would add routes and start-up time.
-    app = QuartTrio("qbm_trio", static_folder=None)
+    app = App("qbm_trio", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = body_timeout_s
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -95,7 +111,7 @@ def _http_error(error: HTTPException) -> ApiError:
     headers: list[tuple[str, str]] = []
     for name, value in error.get_headers(None):
         if name.lower() == "allow":
-            headers.append(("allow", value))
+            headers.append(("allow", ", ".join(sorted(value.split(", ")))))
     if status in (408, 413):  # the rest of the body is not read
         headers.append(("connection", "close"))
     return plain_error(status, tuple(headers))

@@ -71,6 +71,7 @@ class Connection:
         self._limits = limits
         self._on_idle = on_idle
         self._closing = False
+        self._http: Http1 | None = None  #: once `run` runs
         self._reader = trio.CancelScope()
         self._head_deadline: float | None = None
         self._send_ended: trio.Event | None = None  #: while one send is under way
@@ -101,6 +102,7 @@ class Connection:
                     self._on_event,
                 )
                 http.lane = self._lane
+                self._http = http
                 with self._reader:
                     await self._read(http)
                 if self._reader.cancelled_caught and not self._closing:
@@ -120,7 +122,7 @@ class Connection:
 
     async def _read(self, http: Http1) -> None:
         while True:
-            self._reader.deadline = self._deadline(http)
+            self._set_deadline()
             try:
                 data = await self._stream.receive_some(_RECEIVE_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -132,15 +134,24 @@ class Connection:
                 await http.settled()
                 return
 
-    def _deadline(self, http: Http1) -> float:
+    def _set_deadline(self) -> None:
+        """How long the reading may wait, as things are now.
+
+        Also called while it waits: an application's answer ends in another task.
+        """
+        http = self._http
+        if http is None:
+            return
         if self.idle_since is None:
-            return http.body_deadline
-        if not http.head_began:
-            return self.idle_since + self._limits.idle_s
-        # Counted from the first byte, so that a byte now and then gains nothing.
-        if self._head_deadline is None:
-            self._head_deadline = trio.current_time() + self._limits.head_s
-        return self._head_deadline
+            deadline = http.body_deadline
+        elif not http.head_began:
+            deadline = self.idle_since + self._limits.idle_s
+        else:
+            # Counted from the first byte, so that a byte now and then gains nothing.
+            if self._head_deadline is None:
+                self._head_deadline = trio.current_time() + self._limits.head_s
+            deadline = self._head_deadline
+        self._reader.deadline = deadline
 
     async def _linger(self) -> None:
         """Let an early answer arrive.
@@ -167,9 +178,11 @@ class Connection:
             self._head_deadline = None
             if event.idle:
                 self.idle_since = trio.current_time()
+                self._set_deadline()
                 self._on_idle()
             else:
                 self.idle_since = None
+                self._reader.deadline = inf
         elif isinstance(event, Closed):
             # No checkpoint here: the caller may be a handler that is being cancelled.
             self.close()

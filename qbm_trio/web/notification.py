@@ -9,6 +9,7 @@ from typing import Any
 from ..core.model import Notification
 from .bodies import Fields, as_model, integer_of_text, integral, usable_text
 from .hashes import normalise_hash
+from .messages import ApiError
 from .schemas import NotificationBody
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,14 @@ def read_notification(fields: Fields) -> Notification:
         ApiError: 422.
     """
     if fields.form:
+        if "params" in fields:
+            problem = "in a form, the names inside it stand beside hash"
+            raise ApiError(
+                422,
+                "invalid",
+                f"params: {problem}.",
+                details=[{"field": "params", "problem": problem}],
+            )
         flat = Fields({n: fields.pop(n) for n in list(fields) if n in _PARAMS and n != "hash"})
         flat.repeated = fields.repeated & flat.keys()
         flat.form = True

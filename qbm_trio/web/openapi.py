@@ -47,7 +47,8 @@ def document(version: str) -> dict[str, Any]:
     """
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ErrorAnswer, "serialization")]
     for route in ROUTES:
-        models.append((route.body, "validation"))
+        if route.body is not NoBody:
+            models.append((route.body, "validation"))
         models.append((route.query, "validation"))
         models.extend((model, "serialization") for model in route.answers.values())
     refs, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=_REF)

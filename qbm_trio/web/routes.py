@@ -228,7 +228,7 @@ ROUTES: tuple[Route, ...] = (
         summary="The journal's jobs, newest first",
         handle=_list,
         answers={200: JobsAnswer},
-        errors=(503,),
+        errors=(404, 503),
         query=JobsQuery,
     ),
     Route(

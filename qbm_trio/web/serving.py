@@ -144,7 +144,6 @@ class _Server:
     async def accept(self, listener: trio.SocketListener, clients: trio.Nursery) -> None:
         """Take clients in for ever."""
         while True:
-            await self._wait_for_room()
             try:
                 stream = await listener.accept()
             except OSError as error:
@@ -153,6 +152,7 @@ class _Server:
                 log.warning("Cannot take a connection now: %s", error.strerror)
                 await trio.sleep(_RETRY_ACCEPT_S)
                 continue
+            await self._wait_for_room()
             connection = Connection(
                 stream,
                 app=self._app,

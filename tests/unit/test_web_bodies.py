@@ -1,0 +1,189 @@
+"""Bytes to fields: whatever comes, a value or a refusal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from qbm_trio.web.bodies import MAX_DEPTH, Fields, as_model, read_fields, read_query
+from qbm_trio.web.messages import ApiError, Call
+from qbm_trio.web.schemas import JobsQuery, NotificationBody, RetryBody
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+
+
+def fields(body: bytes, content_type: str | None = None, **headers: str) -> Fields:
+    if content_type is not None:
+        headers["content-type"] = content_type
+    return read_fields(Call(headers=headers, body=body))
+
+
+def refusal(body: bytes, content_type: str | None = None, **headers: str) -> ApiError:
+    with pytest.raises(ApiError) as refused:
+        fields(body, content_type, **headers)
+    return refused.value
+
+
+def _read_as(model: type[BaseModel], call: Call) -> BaseModel:
+    return as_model(model, read_fields(call))
+
+
+def tried(function: Callable[[], object]) -> ApiError | None:
+    try:
+        function()
+    except ApiError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "", JSON, FORM, "text/plain", "Application/JSON; charset=utf-8", "a/b"]
+)
+@pytest.mark.parametrize("lead", [b"", b" \r\n\t", b"\xef\xbb\xbf"])
+def test_a_body_that_begins_with_a_brace_is_json_whatever_its_type(
+    content_type: str | None, lead: bytes
+) -> None:
+    assert fields(lead + b'{"a": 1}', content_type) == {"a": 1}
+
+
+@pytest.mark.parametrize("content_type", [None, JSON, FORM, "text/plain"])
+@pytest.mark.parametrize("body", [b"", b" ", b"\r\n", b" " * 1000])
+def test_an_empty_body_has_no_fields(body: bytes, content_type: str | None) -> None:
+    assert fields(body, content_type) == {}
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "", "text/plain", "multipart/form-data; boundary=x"]
+)
+def test_any_other_body_of_an_unknown_type_gets_415(content_type: str | None) -> None:
+    assert refusal(b"hash=1", content_type).status == 415
+
+
+def test_a_compressed_body_gets_415() -> None:
+    assert refusal(b'{"a": 1}', JSON, **{"content-encoding": "gzip"}).status == 415
+
+
+@pytest.mark.parametrize("body", [b"hash", b"{", b"{'a': 1}", b'{"a": 1} x', b'{"a": tru}', b"nul"])
+def test_what_is_not_json_gets_400(body: bytes) -> None:
+    error = refusal(body, JSON)
+    assert (error.status, error.code) == (400, "not_json")
+
+
+@pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
+def test_python_constants_are_not_json(constant: bytes) -> None:
+    assert refusal(b'{"a": ' + constant + b"}").code == "not_json"
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"null", b"true", b'[{"hash": 1}]'])
+def test_json_that_is_no_object_gets_422(body: bytes) -> None:
+    assert refusal(body, JSON).status == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(b'{"a": "\xff"}', JSON), (b"a=\xff", FORM), ('{"a": 1}'.encode("utf-16"), JSON)],
+)
+def test_what_is_not_utf8_gets_400(body: bytes, content_type: str) -> None:
+    error = refusal(body, content_type)
+    assert (error.status, error.code) == (400, "not_utf8")
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 30_000, 300_000])
+@pytest.mark.parametrize("nest", [b'{"a":', b"["])
+def test_deep_nesting_gets_400(nest: bytes, depth: int) -> None:
+    error = refusal(nest * depth, JSON)
+    assert (error.status, error.code) == (400, "too_deep")
+
+
+def test_nesting_up_to_the_limit_is_read() -> None:
+    assert fields(b'{"a":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH)
+
+
+def test_brackets_inside_text_are_not_nesting() -> None:
+    name = '[[{{"\\' * 100
+    assert fields(json.dumps({"name": name}).encode()) == {"name": name}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":"' + b'\\"' * 500_000,
+        b'{"a":"' + b"[" * 1_000_000,
+        b"{" * 40 + b'"' * 1_000_000,
+        b'{"a":[' + b'"\\",' * 250_000,
+        b'{"' + b'":0,"' * 200_000 + b'":0}',
+        b'{"a": ' + b"9" * 1_000_000 + b"}",
+    ],
+    ids=["escapes", "brackets", "quotes", "open strings", "repeated names", "digits"],
+)
+def test_a_hostile_megabyte_is_refused_in_linear_time(body: bytes) -> None:
+    began = time.perf_counter()
+    with pytest.raises(ApiError):
+        as_model(NotificationBody, fields(body, JSON))
+    assert time.perf_counter() - began < 3
+
+
+def test_too_many_fields_are_refused_without_a_detail_for_each() -> None:
+    body = json.dumps({f"f{n}": n for n in range(50_000)}).encode()
+    with pytest.raises(ApiError) as refused:
+        as_model(NotificationBody, fields(body))
+    assert refused.value.status == 422
+    assert len(refused.value.reply().body) < 1000
+
+
+def test_a_form_with_too_many_fields_gets_400() -> None:
+    assert refusal(b"a=1&" * 200, FORM).status == 400
+
+
+@given(st.binary(max_size=200), st.sampled_from([None, JSON, FORM, "text/plain", "é/ü"]))
+def test_any_bytes_give_fields_or_a_refusal(body: bytes, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"content-type": content_type}
+    models: tuple[type[BaseModel], ...] = (NotificationBody, RetryBody)
+    for model in models:
+        error = tried(partial(_read_as, model, Call(headers=headers, body=body)))
+        if error is not None:
+            assert 400 <= error.status < 500
+            json.loads(error.reply().body)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec=None, exclude_categories=[]), max_size=5),
+        st.text(st.characters(codec=None, exclude_categories=[]), max_size=5) | st.none(),
+        max_size=4,
+    )
+)
+def test_lone_surrogates_anywhere_give_fields_or_a_refusal(value: dict[str, object]) -> None:
+    body = json.dumps({"hash": "x", **value}).encode("ascii")
+    with pytest.raises(ApiError) as refused:
+        as_model(NotificationBody, read_fields(Call(headers={}, body=body)))
+    json.loads(refused.value.reply().body)
+
+
+@given(st.binary(max_size=60))
+def test_any_query_gives_values_or_a_refusal(query: bytes) -> None:
+    error = tried(lambda: read_query(JobsQuery, query))
+    assert error is None or error.status in (400, 422)
+
+
+def test_the_query_is_read_without_the_key() -> None:
+    query = read_query(JobsQuery, b"api_key=secret&limit=7&state=failed&after=abc")
+    assert isinstance(query, JobsQuery)
+    assert (query.limit, query.state, query.after) == (7, "failed", "abc")
+
+
+@pytest.mark.parametrize(
+    "query", [b"limit=0", b"limit=x", b"limit=501", b"state=nope", b"status=1"]
+)
+def test_a_query_that_cannot_be_used_gets_422(query: bytes) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_query(JobsQuery, query)
+    assert refused.value.status == 422

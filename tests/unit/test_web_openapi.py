@@ -1,0 +1,117 @@
+"""The document, the route table and the application agree."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from qbm_trio.core.model import JobState
+from qbm_trio.web.app import create_app
+from qbm_trio.web.openapi import document, document_json
+from qbm_trio.web.routes import ROUTES
+from qbm_trio.web.schemas import NotificationBody
+from tests.rig.site import StandIn, backend
+
+METHODS = {"GET", "POST", "DELETE", "PUT", "PATCH"}
+DOCUMENT = document("1.2.3")
+
+
+def refs(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+        return own.union(*(refs(v) for v in value.values()))
+    if isinstance(value, list):
+        return set().union(*(refs(v) for v in value))
+    return set()
+
+
+def test_each_route_of_the_application_is_documented_and_each_documented_one_exists() -> None:
+    app = create_app(backend(StandIn()))
+    served = {
+        (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) & METHODS
+    }
+    documented = {
+        (method.upper(), path)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+    }
+    assert served == documented == {(r.method, r.path) for r in ROUTES}
+
+
+def test_every_reference_leads_somewhere_and_no_schema_is_left_over() -> None:
+    schemas = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    assert refs(DOCUMENT) == schemas
+
+
+def test_every_schema_is_a_valid_json_schema() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_it_says_what_it_is() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert DOCUMENT["info"]["version"] == "1.2.3"
+    assert json.loads(document_json("1.2.3")) == DOCUMENT
+
+
+def test_only_health_needs_no_key() -> None:
+    without = [
+        path
+        for path, operations in DOCUMENT["paths"].items()
+        for operation in operations.values()
+        if operation.get("security") == []
+    ]
+    assert without == ["/health"]
+    keys = {
+        s["in"] if s["type"] == "apiKey" else s["scheme"]
+        for s in (DOCUMENT["components"]["securitySchemes"].values())
+    }
+    assert keys == {"header", "query", "bearer"}
+
+
+def test_operation_ids_are_unique() -> None:
+    ids = [o["operationId"] for ops in DOCUMENT["paths"].values() for o in ops.values()]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_query_of_the_job_list_is_documented() -> None:
+    parameters = {p["name"]: p["schema"] for p in DOCUMENT["paths"]["/jobs"]["get"]["parameters"]}
+    assert set(parameters) == {"state", "limit", "after"}
+    states = DOCUMENT["components"]["schemas"]["JobState"]["enum"]
+    assert set(states) == {str(s) for s in JobState}
+
+
+@pytest.mark.parametrize(
+    ("body", "fine"),
+    [
+        ({"hash": "A" * 40}, True),
+        ({"hash": "a" * 64, "priority": 5, "params": {"name": "x"}}, True),
+        ({"hash": "A" * 32, "params": "dropped"}, True),
+        ({"hash": "-"}, False),
+        ({"hash": "all"}, False),
+        ({"hash": "1" * 32}, False),
+        ({"hash": "a" * 41}, False),
+        ({}, False),
+        ({"hash": "a" * 40, "priority": "1"}, False),
+        ({"hash": "a" * 40, "priority": True}, False),
+        ({"hash": "a" * 40, "priority": 2**31}, False),
+        ({"hash": "a" * 40, "other": 1}, False),
+    ],
+)
+def test_the_documented_notification_allows_what_the_service_takes(
+    body: dict[str, Any], fine: bool
+) -> None:
+    schema = DOCUMENT["components"]["schemas"]["NotificationBody"]
+    allowed = jsonschema.Draft202012Validator(schema).is_valid(body)
+    try:
+        NotificationBody.model_validate(body, strict=True)
+        taken = True
+    except ValueError:
+        taken = False
+    assert allowed == taken == fine
