@@ -320,6 +320,7 @@ def resolve(
     *,
     aliases: Iterable[str],
     name: str,
+    category: str,
     now: float,
 ) -> tuple[Job, list[Job]]:
     """Record which torrent a running job is about; two jobs of one torrent become one.
@@ -335,7 +336,7 @@ def resolve(
         job_id,
         Phase.RESOLVING,
         now=now,
-        changes={"torrent_id": torrent_id, "name": name},
+        changes={"torrent_id": torrent_id, "name": name, "category": category},
     )
     hashes = sorted({torrent_id, *aliases} - {""})
     marks = ", ".join("?" * len(hashes))
@@ -344,7 +345,15 @@ def resolve(
         f"WHERE {_ALIVE} AND id != ? AND (torrent_id = ? OR hash IN ({marks})) ORDER BY seq",
         (job_id, torrent_id, *hashes),
     )
-    winner = next((o for o in others if o.state is JobState.RUNNING or o.seq < job.seq), None)
+    # A later job that runs but has not resolved yet will come here and find this one.
+    winner = next(
+        (
+            o
+            for o in others
+            if o.seq < job.seq or (o.state is JobState.RUNNING and o.torrent_id == torrent_id)
+        ),
+        None,
+    )
     if winner is not None:
         priority = max(winner.priority, job.priority)
         winner = raise_priority(connection, winner.id, priority, now=now)
@@ -353,7 +362,11 @@ def resolve(
     changed = [
         move(connection, o.id, Event.MERGE, now=now, changes={"merged_into": job_id})
         for o in others
+        if o.state is not JobState.RUNNING
     ]
+    priority = max((o.priority for o in changed), default=job.priority)
+    if priority > job.priority:
+        job = raise_priority(connection, job_id, priority, now=now)
     highest = max((o.priority for o in others), default=job.priority)
     if highest > job.priority:
         job = raise_priority(connection, job_id, highest, now=now)

@@ -96,6 +96,10 @@ class Qbittorrent:
         """Return once the last call made got a usable answer."""
         await self.reachable.wait_value(True)
 
+    async def wait_unreachable(self) -> None:
+        """Return once the last call made got no usable answer."""
+        await self.reachable.wait_value(False)
+
     async def version(self) -> tuple[str, str]:
         """Ask for the versions of the application and of its Web API (two requests)."""
         app = await self._read(lambda api: api.app_version())

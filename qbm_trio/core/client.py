@@ -43,6 +43,10 @@ class QbittorrentClient(Protocol):
         """
         ...
 
+    async def wait_unreachable(self) -> None:
+        """Return once a call has failed after the last one that did not."""
+        ...
+
     async def version(self) -> tuple[str, str]:
         """Ask for the versions of the application and of its Web API (two requests)."""
         ...

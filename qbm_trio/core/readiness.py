@@ -10,7 +10,7 @@ from .model import Torrent, TorrentFile
 SEEDING: Final = frozenset(
     {"uploading", "stalledUP", "queuedUP", "forcedUP", "pausedUP", "stoppedUP"}
 )
-"""States of a torrent whose wanted files are all there. Up to 4.6 it is paused, from 5.0 stopped."""
+"""States of a torrent whose wanted files are all there; 4.x says paused, 5.x stopped."""
 
 
 def why_not_ready(torrent: Torrent, files: Sequence[TorrentFile]) -> str | None:

@@ -30,7 +30,7 @@ from ..core.model import (
     OnConflict,
     Outcome,
     Phase,
-    TorrentId,
+    Torrent,
     WaitReason,
 )
 from .queue import JobQueue
@@ -199,17 +199,16 @@ class Jobs:
             partial(ops.enter, job_id=job_id, phase=phase, now=self._clock(), changes=changes)
         )
 
-    async def resolve(
-        self, job_id: JobId, torrent_id: TorrentId, *, aliases: tuple[str, ...], name: str
-    ) -> Job:
+    async def resolve(self, job_id: JobId, torrent: Torrent) -> Job:
         """Record which torrent the job is about; see `journal_jobs.resolve`."""
         job, changed = await self._journal.submit(
             partial(
                 ops.resolve,
                 job_id=job_id,
-                torrent_id=torrent_id,
-                aliases=aliases,
-                name=name,
+                torrent_id=torrent.id,
+                aliases=(torrent.infohash_v1, torrent.infohash_v2),
+                name=torrent.name,
+                category=torrent.category,
                 now=self._clock(),
             ),
             self._resolved,

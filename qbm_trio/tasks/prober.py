@@ -24,26 +24,26 @@ async def keep_contact(client: QbittorrentClient, waits: Waits) -> None:
     Runs until cancelled. While qBittorrent is away this is the only task that calls it.
     """
     failures = 0
-    was_reachable = False
+    reachable = None
     while True:
         try:
             app, web_api = await client.version()
         except QbittorrentError as error:
-            if failures == 0:
+            if reachable is not False:
                 log.error("qBittorrent: %s", error)
-            failures += 1
-            was_reachable = False
-            await trio.sleep(min(LONGEST_S, 2.0 ** min(failures - 1, 10)) * random.uniform(0.5, 1))
+            reachable = False
         else:
-            if not was_reachable:
+            if not reachable:
                 log.info("qBittorrent %s (Web API %s) answers", app, web_api)
-            failures, was_reachable = 0, True
+            reachable = True
             waits.wake(WaitReason.QBITTORRENT)
-            await _until_lost(client)
-
-
-async def _until_lost(client: QbittorrentClient) -> None:
-    """Return after `IDLE_S`, or soon after another task's call has failed."""
-    with trio.move_on_after(IDLE_S):
-        while client.contact.reachable:
-            await trio.sleep(1.0)
+            # Goes on early when another task's call has failed.
+            with trio.move_on_after(IDLE_S) as calm:
+                await client.wait_unreachable()
+            if calm.cancelled_caught:
+                failures = 0
+                continue
+        # Counted over a minute without calm, so that one call that always fails
+        # does not wake every job, and make every call, again and again.
+        await trio.sleep(min(LONGEST_S, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1))
+        failures += 1

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from sqlite3 import Connection
-from typing import Final
 
 import trio
 
-from ..adapters import journal_copies, journal_jobs, metainfo
+from ..adapters import journal_copies, journal_jobs
 from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify, identical
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
@@ -26,13 +25,9 @@ from ..adapters.publish_staging import clean_staging, discard_staging, prepare_s
 from ..adapters.publishing import PublishItem, publish, set_aside
 from ..core.client import QbittorrentClient
 from ..core.errors import (
-    BadMetainfo,
     DestinationConflict,
-    Fatal,
     JobError,
-    MustWait,
     SameStorage,
-    TorrentUnknown,
 )
 from ..core.model import (
     Job,
@@ -45,33 +40,16 @@ from ..core.model import (
     TorrentId,
     WaitReason,
 )
-from ..core.pieces import Metainfo
 from ..core.placement import (
     Place,
     PlannedFile,
-    below,
-    destination_folder,
-    map_path,
-    place_of,
-    plan_files,
-    save_root,
 )
-from ..core.readiness import why_not_ready
 from .jobs import Jobs
+from .planning import Plan, Planner
 from .tiers import Tiers
 from .workers import Running
 
 log = logging.getLogger(__name__)
-
-UNKNOWN_FOR_S: Final = 60.0
-"""How long a job waits for a torrent that qBittorrent does not know (yet)."""
-LOOK_AGAIN_S: Final = 5.0
-
-
-class UnknownForTooLong(Fatal):
-    """qBittorrent did not come to know the torrent."""
-
-    code = "unknown_torrent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +62,6 @@ class Policy:
     copies_at_once: int
     copy_options: CopyOptions
     tags: tuple[str, str] | None  #: for the SSD and for the HDD; None: no tags
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a job will do, known before anything is written."""
-
-    torrent: Torrent
-    metainfo: Metainfo
-    files: tuple[PlannedFile, ...]
-    destination: PurePosixPath  #: folder below the HDD base
-    save_root: str  #: as qBittorrent sees it
-
-    @property
-    def shown_destination(self) -> str:
-        """The file, or the top folder, that the user will find on the HDD."""
-        depth = len(self.destination.parts)
-        tops = {f.on_hdd.parts[depth] for f in self.files}
-        if len(self.files) == 1:
-            return str(self.files[0].on_hdd)
-        return str(self.destination / tops.pop() if len(tops) == 1 else self.destination)
 
 
 class Tiering:
@@ -125,7 +83,13 @@ class Tiering:
         self._tiers = tiers
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
-        self._unknown_since: dict[JobId, float] = {}
+        self._planner = Planner(
+            ssd=policy.ssd,
+            hdd=policy.hdd,
+            path_mappings=policy.path_mappings,
+            client=client,
+            journal=journal,
+        )
 
     async def work(self, running: Running) -> Outcome | None:
         """Do one job; None when it was merged into another.
@@ -136,23 +100,18 @@ class Tiering:
             JobError, QbittorrentError: what the job must wait or fail for.
             WrongState: it was cancelled meanwhile.
         """
-        torrent = await self._find(running.job)
-        running.job = await self._jobs.resolve(
-            running.job.id,
-            torrent.id,
-            aliases=(torrent.id, torrent.infohash_v1, torrent.infohash_v2),
-            name=torrent.name,
-        )
+        torrent = await self._planner.find(running.job)
+        running.job = await self._jobs.resolve(running.job.id, torrent)
         if running.job.state is JobState.MERGED:
             return None
         await self._tiers.require()
-        place = self._place(torrent)
+        place = self._planner.place(running.job, torrent)
         if place is Place.ELSEWHERE:
             return Outcome.OUTSIDE_TIERS
         if place is Place.HDD:
             await self._tag(torrent, on_ssd=False)
             return Outcome.ALREADY_ON_HDD
-        plan = await self._plan(torrent)
+        plan = await self._planner.plan(running.job, torrent)
         await self._copy_and_publish(running, plan)
         await self._enter(running, Phase.TAGGING)
         await self._tag(torrent, on_ssd=True)
@@ -160,11 +119,11 @@ class Tiering:
 
     async def describe(self, job: Job) -> str:
         """Say what `work` would do. Reads only (``DRY_RUN``)."""
-        torrent = await self._find(job)
-        place = self._place(torrent)
+        torrent = await self._planner.find(job)
+        place = self._planner.place(job, torrent)
         if place is not Place.SSD:
             return f"{torrent.name!r}: nothing to copy, its data is on {place.value}"
-        plan = await self._plan(torrent)
+        plan = await self._planner.plan(job, torrent)
         size = sum(f.size_bytes for f in plan.files if f.wanted)
         return (
             f"{torrent.name!r}: would copy {size} bytes in {len(plan.files)} files to "
@@ -173,7 +132,7 @@ class Tiering:
 
     async def discard(self, job_id: JobId) -> None:
         """Drop a job's partial data. What is published stays."""
-        self._unknown_since.pop(job_id, None)
+        self._planner.forget(job_id)
         try:
             await self._tiers.hdd.check()
             await discard_staging(
@@ -201,89 +160,6 @@ class Tiering:
         else:
             if removed:
                 log.info("removed the staging of %d jobs that are gone", len(removed))
-
-    # -- resolving
-
-    async def _find(self, job: Job) -> Torrent:
-        """The torrent that the job's hash means."""
-        try:
-            torrent = await self._look_up(job.torrent_id or job.hash)
-        except TorrentUnknown as error:
-            since = self._unknown_since.setdefault(job.id, trio.current_time())
-            if trio.current_time() - since < UNKNOWN_FOR_S:
-                raise MustWait(
-                    f"qBittorrent does not know {job.hash}; looking again for a minute",
-                    reason=WaitReason.UNKNOWN_TORRENT,
-                    delay_s=LOOK_AGAIN_S,
-                ) from error
-            raise UnknownForTooLong(
-                f"qBittorrent has no torrent with the hash {job.hash}; it was removed, or the "
-                "notification came from another qBittorrent; check QBIT_HOST, then retry the job"
-            ) from error
-        self._unknown_since.pop(job.id, None)
-        return torrent
-
-    async def _look_up(self, hash_: str) -> Torrent:
-        try:
-            # An id, or the v2 hash that an id is the beginning of: one call.
-            torrent = await self._client.torrent(TorrentId(hash_[:40]))
-            if hash_ in (torrent.id, torrent.infohash_v1, torrent.infohash_v2):
-                return torrent
-        except TorrentUnknown:
-            if len(hash_) != 40:
-                raise
-        # The v1 hash of a hybrid: only the list of all torrents tells.
-        return await self._client.torrent(await self._client.find(hash_))
-
-    def _place(self, torrent: Torrent) -> Place:
-        place = place_of(
-            torrent,
-            ssd=str(self._policy.ssd),
-            hdd=str(self._policy.hdd),
-            mappings=self._policy.path_mappings,
-        )
-        if place is Place.UNKNOWN:
-            raise MustWait(
-                "qBittorrent has no absolute content path for it yet",
-                reason=WaitReason.NOT_READY,
-                delay_s=LOOK_AGAIN_S,
-            )
-        return place
-
-    async def _plan(self, torrent: Torrent) -> Plan:
-        files = await self._client.files(torrent.id)
-        reason = why_not_ready(torrent, files)
-        if reason is not None:
-            raise MustWait(
-                f"not ready: {reason}", reason=WaitReason.NOT_READY, delay_s=LOOK_AGAIN_S
-            )
-        meta = metainfo.parse(await self._client.export(torrent.id))
-        if meta.torrent_id != torrent.id:
-            raise BadMetainfo(
-                f"qBittorrent exported the .torrent of {meta.torrent_id} for {torrent.id}; "
-                "restart qBittorrent, then retry the job"
-            )
-        root = save_root(torrent, files)
-        root_on_ssd = below(map_path(root, self._policy.path_mappings), str(self._policy.ssd))
-        if root_on_ssd is None:
-            raise MustWait(
-                f"the save path {root} is not below DOWNLOAD_PATH_SSD",
-                reason=WaitReason.NOT_READY,
-            )
-        copy = await self._journal.do(partial(journal_copies.find, torrent_id=torrent.id))
-        # Fixed at the first publishing: Sonarr's later category moves nothing.
-        destination = (
-            destination_folder(torrent.category)
-            if copy is None
-            else PurePosixPath(copy.destination)
-        )
-        return Plan(
-            torrent=torrent,
-            metainfo=meta,
-            files=plan_files(files, root_on_ssd=root_on_ssd, destination=destination),
-            destination=destination,
-            save_root=root,
-        )
 
     # -- copying
 

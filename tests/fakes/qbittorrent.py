@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 import libtorrent as lt
 import trio
-from trio_util import AsyncBool  # type: ignore[import-untyped]
+from trio_util import AsyncBool
 
 from qbm_trio.core.errors import QbittorrentError, QbittorrentUnreachable, TorrentUnknown
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
@@ -124,6 +124,9 @@ class FakeQbittorrent:
 
     async def wait_reachable(self) -> None:
         await self.reachable.wait_value(True)
+
+    async def wait_unreachable(self) -> None:
+        await self.reachable.wait_value(False)
 
     async def version(self) -> tuple[str, str]:
         await self._call("version")

@@ -1,0 +1,184 @@
+"""What a tiering job will do, found out before anything is written.
+
+`Planner` turns a hash into a torrent, and a torrent into files with both their
+places. It asks qBittorrent and the journal, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import trio
+
+from ..adapters import journal_copies, metainfo
+from ..adapters.journal import Journal
+from ..core.client import QbittorrentClient
+from ..core.errors import BadMetainfo, Fatal, MustWait, TorrentUnknown
+from ..core.model import Job, JobId, Torrent, TorrentId, WaitReason
+from ..core.pieces import Metainfo
+from ..core.placement import (
+    Place,
+    PlannedFile,
+    below,
+    destination_folder,
+    map_path,
+    place_of,
+    plan_files,
+    save_root,
+)
+from ..core.readiness import why_not_ready
+
+UNKNOWN_FOR_S: Final = 60.0
+"""How long a job waits for a torrent that qBittorrent does not know (yet)."""
+UNKNOWN_LOOK_S: Final = 5.0
+LOOK_AGAIN_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pauses between looks at a torrent that is not ready; the last one repeats."""
+
+
+class UnknownForTooLong(Fatal):
+    """qBittorrent did not come to know the torrent."""
+
+    code = "unknown_torrent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a job will do, known before anything is written."""
+
+    torrent: Torrent
+    metainfo: Metainfo
+    files: tuple[PlannedFile, ...]
+    destination: PurePosixPath  #: folder below the HDD base
+    save_root: str  #: as qBittorrent sees it
+
+    @property
+    def shown_destination(self) -> str:
+        """The file, or the top folder, that the user will find on the HDD."""
+        depth = len(self.destination.parts)
+        tops = {f.on_hdd.parts[depth] for f in self.files}
+        if len(self.files) == 1:
+            return str(self.files[0].on_hdd)
+        return str(self.destination / tops.pop() if len(tops) == 1 else self.destination)
+
+
+class Planner:
+    """Finds torrents and plans their copies."""
+
+    def __init__(
+        self,
+        *,
+        ssd: Path,
+        hdd: Path,
+        path_mappings: tuple[tuple[str, str], ...],
+        client: QbittorrentClient,
+        journal: Journal,
+    ) -> None:
+        self._ssd = ssd
+        self._hdd = hdd
+        self._path_mappings = path_mappings
+        self._client = client
+        self._journal = journal
+        self._unknown_since: dict[JobId, float] = {}
+        self._looks: Counter[JobId] = Counter()
+
+    def forget(self, job_id: JobId) -> None:
+        """The job has ended: how often it was looked at matters no more."""
+        self._unknown_since.pop(job_id, None)
+        self._looks.pop(job_id, None)
+
+    async def find(self, job: Job) -> Torrent:
+        """The torrent that the job's hash means.
+
+        Raises:
+            MustWait: qBittorrent does not know it yet.
+            UnknownForTooLong: it still does not, after a while.
+        """
+        try:
+            torrent = await self._look_up(job.torrent_id or job.hash)
+        except TorrentUnknown as error:
+            since = self._unknown_since.setdefault(job.id, trio.current_time())
+            if trio.current_time() - since < UNKNOWN_FOR_S:
+                raise MustWait(
+                    f"qBittorrent does not know {job.hash}; looking again for a minute",
+                    reason=WaitReason.UNKNOWN_TORRENT,
+                    delay_s=UNKNOWN_LOOK_S,
+                ) from error
+            raise UnknownForTooLong(
+                f"qBittorrent has no torrent with the hash {job.hash}; it was removed, or the "
+                "notification came from another qBittorrent; check QBIT_HOST, then retry the job"
+            ) from error
+        self._unknown_since.pop(job.id, None)
+        return torrent
+
+    async def _look_up(self, hash_: str) -> Torrent:
+        try:
+            # An id, or the v2 hash that an id is the beginning of: one call.
+            torrent = await self._client.torrent(TorrentId(hash_[:40]))
+            if hash_ in (torrent.id, torrent.infohash_v1, torrent.infohash_v2):
+                return torrent
+        except TorrentUnknown:
+            if len(hash_) != 40:
+                raise
+        # The v1 hash of a hybrid: only the list of all torrents tells.
+        return await self._client.torrent(await self._client.find(hash_))
+
+    def place(self, job: Job, torrent: Torrent) -> Place:
+        """On which tier its data is.
+
+        Raises:
+            MustWait: qBittorrent does not say yet (4.5, right after adding).
+        """
+        place = place_of(
+            torrent,
+            ssd=str(self._ssd),
+            hdd=str(self._hdd),
+            mappings=self._path_mappings,
+        )
+        if place is Place.UNKNOWN:
+            raise self._not_ready(job, "qBittorrent has no absolute content path for it yet")
+        return place
+
+    def _not_ready(self, job: Job, reason: str) -> MustWait:
+        pauses = LOOK_AGAIN_S[min(self._looks[job.id], len(LOOK_AGAIN_S) - 1)]
+        self._looks[job.id] += 1
+        return MustWait(f"not ready: {reason}", reason=WaitReason.NOT_READY, delay_s=pauses)
+
+    async def plan(self, job: Job, torrent: Torrent) -> Plan:
+        """Both places of each of its files, and the hashes that prove them.
+
+        Raises:
+            MustWait: the torrent is not ready to be copied.
+            BadMetainfo, UnsafePath: it cannot be.
+        """
+        files = await self._client.files(torrent.id)
+        reason = why_not_ready(torrent, files)
+        if reason is not None:
+            raise self._not_ready(job, reason)
+        meta = metainfo.parse(await self._client.export(torrent.id))
+        if meta.torrent_id != torrent.id:
+            raise BadMetainfo(
+                f"qBittorrent exported the .torrent of {meta.torrent_id} for {torrent.id}; "
+                "restart qBittorrent, then retry the job"
+            )
+        root = save_root(torrent, files)
+        root_on_ssd = below(map_path(root, self._path_mappings), str(self._ssd))
+        if root_on_ssd is None:
+            raise self._not_ready(job, f"its save path {root} is not below DOWNLOAD_PATH_SSD")
+        copy = await self._journal.do(partial(journal_copies.find, torrent_id=torrent.id))
+        # Fixed at the first publishing: Sonarr's later category moves nothing.
+        destination = (
+            destination_folder(torrent.category)
+            if copy is None
+            else PurePosixPath(copy.destination)
+        )
+        return Plan(
+            torrent=torrent,
+            metainfo=meta,
+            files=plan_files(files, root_on_ssd=root_on_ssd, destination=destination),
+            destination=destination,
+            save_root=root,
+        )

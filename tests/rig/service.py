@@ -1,0 +1,137 @@
+"""Run the real service as a process of its own, on loopback, ended by pid.
+
+Standard library and httpx only, no pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+KEY = "a-test-key-of-32-characters-0000"
+
+T = TypeVar("T")
+
+
+@dataclass
+class Service:
+    """One service with its own tiers and state below ``root``."""
+
+    root: Path
+    qbittorrent_url: str
+    env: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    url: str = ""
+
+    def __post_init__(self) -> None:
+        self.ssd = self.root / "ssd"
+        self.hdd = self.root / "hdd"
+        self.state = self.root / "state"
+        for folder in (self.ssd, self.hdd, self.state):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.output_path = self.root / "service.log"
+        self.http = httpx.Client(headers={"X-API-Key": KEY}, timeout=30)
+
+    def start(self) -> Service:
+        """Start it, and return once it says that it is ready."""
+        begin = self.output_path.stat().st_size if self.output_path.exists() else 0
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "HTTP_API_KEY": KEY,
+            "HTTP_PORT": "0",
+            "QBIT_HOST": self.qbittorrent_url,
+            "DOWNLOAD_PATH_SSD": str(self.ssd),
+            "FINAL_DEST_BASE_HDD": str(self.hdd),
+            "STATE_DIR": str(self.state),
+            "LOG_FILE": str(self.root / "qbm.log"),
+            "DISK_SPACE_THRESHOLD_GB": "0.001",
+            "HDD_MIN_FREE_GB": "0",
+            "SHUTDOWN_GRACE_S": "1",
+            **self.env,
+        }
+        with self.output_path.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "qbm_trio", "--service"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+            )
+        ready = re.compile(r"\bready(?: (http://\S+))?")
+
+        def said() -> re.Match[str] | None:
+            return ready.search(self.output()[begin:])
+
+        found = self.wait_for(said, "it says ready")
+        self.url = found[1] or ""
+        self.http.base_url = httpx.URL(self.url)
+        return self
+
+    def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
+        """End it with a signal; give its exit status."""
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        process.send_signal(signum)
+        try:
+            return process.wait(30)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+    def output(self) -> str:
+        """What it has written to its terminal so far."""
+        return self.output_path.read_text(errors="replace")
+
+    def notify(self, hash_: str, **body: Any) -> httpx.Response:
+        """Tell it that a torrent finished."""
+        return self.http.post("/notify/torrent-finished", json={"hash": hash_, **body})
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job, as the API shows it."""
+        document: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()
+        return document.get("job", document)
+
+    def wait_for_job(self, job_id: str, *states: str, limit_s: float = 30) -> dict[str, Any]:
+        """Wait until a job is in one of ``states``."""
+
+        def there() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["state"] in states else None
+
+        return self.wait_for(there, f"job {job_id} is {' or '.join(states)}", limit_s)
+
+    def wait_for(self, condition: Callable[[], T | None], what: str, limit_s: float = 30) -> T:
+        """Ask until ``condition`` gives something; fail loudly if the process ends first."""
+        deadline = time.monotonic() + limit_s
+        while not (found := condition()):
+            if self.process is not None and self.process.poll() is not None:
+                raise RuntimeError(f"it ended with {self.process.returncode}:\n{self.output()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {limit_s} s: {what}\n{self.output()}")
+            time.sleep(0.02)
+        return found
+
+
+@contextmanager
+def serving(root: Path, qbittorrent_url: str, **env: str) -> Iterator[Service]:
+    """Run a service for as long as the block lasts."""
+    service = Service(root, qbittorrent_url, env)
+    try:
+        yield service.start()
+    finally:
+        service.stop(signal.SIGKILL)
+        service.http.close()
