@@ -103,7 +103,7 @@ class Service:
     def job(self, job_id: str) -> dict[str, Any]:
         """One job, as the API shows it."""
         document: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()
-        return document.get("job", document)
+        return document
 
     def wait_for_job(self, job_id: str, *states: str, limit_s: float = 30) -> dict[str, Any]:
         """Wait until a job is in one of ``states``."""
