@@ -1,0 +1,470 @@
+"""The main job, for real and to watch: see ``scripts/demo``.
+
+Two qBittorrents on loopback. One seeds files made on the spot; the other downloads
+them to an "SSD" folder and calls examples/qbittorrent-notification.sh when each is
+finished. The service takes it from there. Exit status 0 only when every byte landed
+on the "HDD" folder, verified and tagged, and the service then ended in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from hashlib import file_digest
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from scripts.rig.making import Sample, make
+from scripts.rig.qbt import Qbt, free_port, running
+
+ROOT = Path(__file__).resolve().parent.parent
+HOOK = ROOT / "examples" / "qbittorrent-notification.sh"
+
+MIB = 2**20
+SAMPLES = (
+    Sample(name="A Film (2026).mkv", category="movies", sizes={"A Film (2026).mkv": 64 * MIB}),
+    Sample(
+        name="Série – première saison",
+        category="tv",
+        sizes={
+            f"Série – première saison/S01E0{n} “été”.mkv": 18 * MIB + n * 4099 for n in (1, 2, 3)
+        },
+    ),
+    Sample(
+        name="Field recordings",
+        category="music/ambient",
+        sizes={f"Field recordings/{n:02} birds.flac": MIB + n * 777 for n in range(1, 9)},
+    ),
+)
+DOWNLOAD_LIMIT_BYTES_S = 40 * MIB  # slow enough to be seen
+COPY_LIMIT_MB_S = 9
+DEADLINE_S = 100.0
+POLL_S = 0.15
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on, or did not end as it should; the message says why."""
+
+
+@dataclass(kw_only=True)
+class Service:
+    """The service as a process of its own, and its HTTP answers."""
+
+    folder: Path
+    ssd: Path
+    hdd: Path
+    qbittorrent: Qbt
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> Path:
+        """What it printed."""
+        return self.folder / "service.log"
+
+    def start(self) -> None:
+        """Start it; return once ``/health`` answers."""
+        environ = {
+            "HTTP_PORT": str(self.port),
+            "HTTP_API_KEY": self.key,
+            "QBIT_HOST": "127.0.0.1",
+            "QBIT_PORT": str(self.qbittorrent.web_port),
+            "DOWNLOAD_PATH_SSD": str(self.ssd),
+            "FINAL_DEST_BASE_HDD": str(self.hdd),
+            "CONFIG_BASE": str(self.folder),
+            "DISK_SPACE_THRESHOLD_GB": "0",
+            "HDD_MIN_FREE_GB": "0",
+            "COPY_RATE_LIMIT_MB_S": str(COPY_LIMIT_MB_S),
+            "MAX_CONCURRENT_COPY_OPERATIONS": "2",
+        }
+        # Settings of the user's own service must not leak in.
+        kept = {k: v for k, v in os.environ.items() if k.startswith(("COVERAGE", "LANG", "LC_"))}
+        kept |= {k: os.environ[k] for k in ("PATH", "HOME", "TMPDIR") if k in os.environ}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "qbm_trio", "--service"],
+                cwd=ROOT,
+                env=kept | environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is ours; it gets a SIGTERM from us
+            )
+        wait_for(lambda: self.alive() and self.get("/health", quiet=True), "the service answers")
+
+    def alive(self) -> bool:
+        """Whether the process runs. Raises `DemoFailed` if it ended by itself."""
+        if self.process is None or self.process.poll() is None:
+            return self.process is not None
+        raise DemoFailed(f"the service ended with status {self.process.returncode}")
+
+    def get(self, path: str, *, quiet: bool = False) -> Any:
+        """Answer of ``GET path`` as JSON; None, if ``quiet``, while nothing answers."""
+        request = urllib.request.Request(self.url + path, headers={"X-API-Key": self.key})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise DemoFailed(f"GET {path} was answered with {error.code}") from error
+        except OSError as error:
+            if quiet:
+                return None
+            raise DemoFailed(f"GET {path} was not answered: {error}") from error
+
+    def stop(self) -> int | None:
+        """End it with SIGTERM (SIGKILL as the last resort); return its exit status."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        process.terminate()
+        try:
+            return process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait(15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One torrent at one moment."""
+
+    sample: Sample
+    downloaded: float  #: 0 to 1
+    copied: float  #: 0 to 1
+    state: str
+    rate_bytes_s: float = 0.0
+    eta_s: float | None = None
+
+
+class Watch:
+    """Asks qBittorrent and the service how far each torrent is."""
+
+    def __init__(self, downloader: Qbt, service: Service, ids: dict[str, Sample]) -> None:
+        self._downloader = downloader
+        self._service = service
+        self._ids = ids
+
+    def rows(self) -> list[Row]:
+        """How things stand."""
+        self._service.alive()
+        torrents = {str(t["hash"]): t for t in self._downloader.api.torrents_info()}
+        jobs = {job["hash"]: job for job in self._service.get("/jobs")["jobs"]}
+        running = {p["hash"]: p for p in self._service.get("/status")["processes"]}
+        return [
+            self._row(sample, torrents.get(id), jobs.get(id), running.get(id))
+            for id, sample in self._ids.items()
+        ]
+
+    def finished(self, rows: list[Row]) -> bool:
+        """Whether all jobs are done. Raises `DemoFailed` when one never will be."""
+        for row in rows:
+            if row.state.startswith(("failed", "cancelled", "cleared", "merged")):
+                raise DemoFailed(f"the job of {row.sample.name!r} {row.state}")
+        return all(row.state == "done: tiered" for row in rows)
+
+    def _row(self, sample: Sample, torrent: Any, job: Any, process: Any) -> Row:
+        downloaded = float(torrent["progress"]) if torrent else 0.0
+        if job is None:
+            state = "waiting for its hook" if downloaded == 1 else "downloading"
+            return Row(sample=sample, downloaded=downloaded, copied=0.0, state=state)
+        if process is None:
+            about = job.get("outcome") or job.get("error") or job.get("wait_reason")
+            state = f"{job['state']}: {about}" if about else str(job["state"])
+            done = job["state"] == "done"
+            return Row(sample=sample, downloaded=downloaded, copied=float(done), state=state)
+        return Row(
+            sample=sample,
+            downloaded=downloaded,
+            copied=process["bytes_done"] / max(1, process["bytes_total"]),
+            state=str(process["phase"]),
+            rate_bytes_s=process["bytes_per_second"],
+            eta_s=process["eta_seconds"],
+        )
+
+
+class Screen:
+    """Shows rows: as a live table in a terminal, else as one line for each change."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = console.is_terminal and not console.is_dumb_terminal
+        self._said: dict[str, str] = {}
+        self._began = time.monotonic()
+
+    @contextmanager
+    def showing(self) -> Iterator[Callable[[list[Row]], None]]:
+        """Give a function that shows rows."""
+        live = Live(console=self.console, auto_refresh=False) if self._live else None
+        with live or nullcontext():
+
+            def show(rows: list[Row]) -> None:
+                if live is not None:
+                    live.update(self._table(rows), refresh=True)
+                else:
+                    self._lines(rows)
+
+            yield show
+
+    def _table(self, rows: list[Row]) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for title in ("torrent", "SSD: download", "HDD: verified copy", "MB/s", "left", "state"):
+            table.add_column(title, no_wrap=True, justify="left")
+        for row in rows:
+            table.add_row(
+                Text(row.sample.name, overflow="ellipsis"),
+                ProgressBar(total=1, completed=row.downloaded, width=18),
+                ProgressBar(total=1, completed=row.copied, width=24),
+                f"{row.rate_bytes_s / 1e6:.1f}" if row.rate_bytes_s else "",
+                f"{row.eta_s:.0f} s" if row.eta_s is not None else "",
+                Text(row.state, style="green" if row.state.startswith("done") else ""),
+            )
+        return table
+
+    def _lines(self, rows: list[Row]) -> None:
+        for row in rows:
+            quarter = int(row.copied * 4) * 25
+            text = f"{row.state} {quarter} %" if row.state == "copying" else row.state
+            if self._said.get(row.sample.name) != text:
+                self._said[row.sample.name] = text
+                seconds = time.monotonic() - self._began
+                self.console.print(Text(f"{seconds:6.1f} s  {row.sample.name}: {text}"))
+
+
+def wait_for(condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
+    """Ask until ``condition`` is true; give what it returned. Raises `DemoFailed`."""
+    deadline = time.monotonic() + limit_s
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"not within {limit_s:.0f} s: {what}")
+        time.sleep(POLL_S)
+    return found
+
+
+def run(folder: Path, console: Console, stack: ExitStack) -> None:
+    """The demo itself. What it starts is ended by ``stack``. Raises `DemoFailed`."""
+    ssd, hdd, seeds = (folder / name for name in ("ssd", "hdd", "seeds"))
+    for path in (ssd, hdd, seeds):
+        path.mkdir()
+    console.rule("1. Two qBittorrents and the service")
+    need = 4 * sum(sample.total_bytes for sample in SAMPLES)
+    if shutil.disk_usage(folder).free < need:
+        raise DemoFailed(f"{folder} needs {need // MIB} MiB free; set TMPDIR to another place")
+    console.print(f"Making {len(SAMPLES)} torrents of random bytes in {folder}")
+    made = [(sample, *make(sample, seeds)) for sample in SAMPLES]
+
+    port = free_port()
+    key = secrets.token_urlsafe(32)
+    seeder = stack.enter_context(running(folder / "seeder"))
+    # qBittorrent hands its own environment to the script, and nothing else.
+    hook_log = folder / "hook.log"
+    hook_env = {
+        "HTTP_API_KEY": key,
+        "QBM_URL": f"http://127.0.0.1:{port}",
+        "QBM_HOOK_LOG": str(hook_log),
+    }
+    downloader = stack.enter_context(running(folder / "downloader", env=hook_env))
+    service = Service(
+        folder=folder / "config", ssd=ssd, hdd=hdd, qbittorrent=downloader, key=key, port=port
+    )
+    stack.callback(service.stop)
+    service.start()
+    command = f'"{HOOK}" "%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
+    downloader.on_finished(command)
+    downloader.api.app_set_preferences({"dl_limit": DOWNLOAD_LIMIT_BYTES_S})
+    version = downloader.api.app_version()
+    console.print(f"qBittorrent {version}, seeding:     {seeder.url}")
+    console.print(f"qBittorrent {version}, downloading: {downloader.url}")
+    console.print(f"qbm-trio:                  {service.url}")
+    console.print(Text(f"run external program: {command}"))
+
+    console.rule("2. Download, notification, copy, proof, tag")
+    ids = {}
+    for sample, torrent, info_hash in made:
+        seeder.add(torrent, save_path=seeds, complete=True)
+        downloader.add(torrent, save_path=ssd / sample.category, category=sample.category)
+        ids[info_hash] = sample
+    watch = Watch(downloader, service, ids)
+    peer = f"127.0.0.1:{seeder.peer_port}"
+
+    screen = Screen(console)
+    with screen.showing() as show:
+
+        def all_done() -> bool:
+            rows = watch.rows()
+            show(rows)
+            if any(row.downloaded < 1 for row in rows):
+                downloader.api.torrents_add_peers(peers=[peer], torrent_hashes=list(ids))
+            return watch.finished(rows)
+
+        wait_for(all_done, "every torrent is on the HDD", DEADLINE_S)
+
+    console.print(Text(f"\nThe script's own log:\n{hook_log.read_text().rstrip()}"))
+    console.rule("3. What landed where")
+    check(ids, seeds, ssd, hdd, downloader, console)
+    console.rule("4. What the service says")
+    show_answers(service, console)
+    status = service.stop()
+    if status != 0:
+        raise DemoFailed(f"after SIGTERM the service ended with status {status}, not 0")
+    console.print("SIGTERM: the service drained and ended with exit status 0.")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hex, or "missing"."""
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "missing"
+
+
+def check(
+    ids: dict[str, Sample], seeds: Path, ssd: Path, hdd: Path, downloader: Qbt, console: Console
+) -> None:
+    """Compare every file on both tiers with what was seeded. Raises `DemoFailed`."""
+    table = Table(box=None, pad_edge=False)
+    titles = ("file, on both tiers", "SHA-256 on the SSD", "SHA-256 on the HDD", "equal", "tags")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    wrong = []
+    for id, sample in ids.items():
+        info = downloader.info(id)
+        if not info["tags"]:
+            wrong.append(f"{sample.name!r} has no tag")
+        if not str(info["content_path"]).startswith(f"{ssd}/"):
+            wrong.append(f"{sample.name!r} does not seed from the SSD any more")
+        for name in sample.sizes:
+            relative = Path(sample.category) / name
+            truth, there, here = (
+                sha256(path) for path in (seeds / name, ssd / relative, hdd / relative)
+            )
+            equal = truth == there == here
+            if not equal:
+                wrong.append(f"{relative} differs from what was seeded")
+            table.add_row(
+                Text(str(relative)),
+                f"{there[:16]}…",
+                f"{here[:16]}…",
+                "yes" if equal else "NO",
+                Text(str(info["tags"])),
+            )
+    console.print(table)
+    if wrong:
+        raise DemoFailed("; ".join(wrong))
+    count = sum(len(sample.sizes) for sample in ids.values())
+    console.print(f"{count} files, {total_mb(ids.values())} MB: every byte is on both tiers.")
+
+
+def total_mb(samples: Iterable[Sample]) -> int:
+    """Their size in 10⁶ bytes."""
+    return round(sum(sample.total_bytes for sample in samples) / 1e6)
+
+
+def show_answers(service: Service, console: Console) -> None:
+    """Print what a user would get from curl."""
+    status = service.get("/status")
+    jobs = service.get("/jobs")["jobs"]
+    shown = ("queue_id", "id", "hash", "name", "state", "outcome", "destination")
+    answers = {
+        "/health": service.get("/health"),
+        "/status": {k: status[k] for k in ("qbittorrent", "processing", "statistics")},
+        "/jobs": [{k: job[k] for k in shown if k in job} for job in jobs],
+    }
+    for path, answer in answers.items():
+        console.print(Text(f"$ curl -H 'X-API-Key: …' {service.url}{path}", style="bold"))
+        console.print_json(json.dumps(answer), ensure_ascii=False)
+
+
+def next_steps(console: Console) -> None:
+    """Say how to use it for real."""
+    console.rule("With your own qBittorrent")
+    console.print(
+        Text(
+            f"""\
+1. scripts/run writes a .env with a random key. Put your folders and your qBittorrent's
+   address into it (docs/configuration.md), then run scripts/run again.
+2. In qBittorrent: Settings > Downloads > Run external program on torrent completed:
+   {HOOK} "%I" "%N" "%L" "%F" %C %Z "%G" "%K"
+3. Give qBittorrent the key: HTTP_API_KEY in its environment, or in /config/qbm-trio.env.
+Try it without risk first: DRY_RUN=true in .env logs what would be done."""
+        )
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the demo; return the exit status."""
+    if arguments not in ([], ["--keep"]):
+        print("usage: scripts/demo [--keep]", file=sys.stderr)
+        return 64
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=130)
+    if not HOOK.is_file():
+        print(f"scripts/demo: {HOOK} is missing", file=sys.stderr)
+        return 1
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)
+
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="qbm-demo-"))
+    try:
+        with ExitStack() as stack:
+            # A second Ctrl-C must not stop the cleaning.
+            try:
+                run(folder, console, stack)
+            finally:
+                for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(signum, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Everything is cleaned up.")
+        return 130
+    except (DemoFailed, RuntimeError, TimeoutError) as error:
+        print(f"scripts/demo: FAILED: {error}", file=sys.stderr)
+        log = folder / "config" / "service.log"
+        if log.exists():
+            print("\n".join(log.read_text(errors="replace").splitlines()[-30:]), file=sys.stderr)
+        return 1
+    finally:
+        if "--keep" in arguments:
+            console.print(f"Kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    next_steps(console)
+    console.print(f"\nDone in {time.monotonic() - began:.0f} s. Everything is cleaned up.")
+    return 0
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
