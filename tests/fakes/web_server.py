@@ -50,10 +50,10 @@ Answer = Callable[[Seen], Reply]
 class WebServer:
     """Answers each request with ``answer(request)`` and keeps what it saw."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, port: int = 0) -> None:
         self.answer = answer
         self.seen: list[Seen] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(), False)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler(), False)
         self._server.daemon_threads = True
         self._server.allow_reuse_address = True
         self._server.server_bind()
@@ -118,9 +118,9 @@ class WebServer:
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[WebServer]:
+def serving(answer: Answer, *, port: int = 0) -> Iterator[WebServer]:
     """Run a `WebServer` for the length of a ``with`` block."""
-    server = WebServer(answer)
+    server = WebServer(answer, port)
     server.start()
     try:
         yield server
