@@ -123,9 +123,9 @@ def _v2_files(
     if not isinstance(tree, dict) or not tree:
         raise _bad("it has no file tree")
     entries = list(_walk(tree, ()))
-    # One file at the root that bears the torrent's name: there is no folder. A hybrid's
-    # version 1 part says it outright.
-    single = len(entries) == 1 and entries[0][0] == (name,) and b"files" not in info
+    # One file at the root has no folder, whatever the torrent's name, says libtorrent
+    # (extract_files2), unless a hybrid's version 1 part says otherwise.
+    single = len(entries) == 1 and len(entries[0][0]) == 1 and b"files" not in info
     offset = 0
     for index, (parts, entry) in enumerate(entries):
         path = parts if single else (name, *parts)
