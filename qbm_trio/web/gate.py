@@ -67,7 +67,10 @@ class Gate:
             reply = error.reply()
             closing = (*reply.headers, ("connection", "close"))
             return Refusal(reply=replace(reply, headers=closing), after_body=False)
-        if _declared_length(headers) > MAX_BODY_BYTES:
+        # Without a key nobody may make us hold more than a small body.
+        if (open_to_all and not _body_is_small(headers)) or (
+            _declared_length(headers) > MAX_BODY_BYTES
+        ):
             return Refusal(reply=too_large().reply(), after_body=False)
         return None
 

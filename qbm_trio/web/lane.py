@@ -75,6 +75,8 @@ class LaneStream:
         if self._over:
             return
         if isinstance(event, Body):
+            if self._refusal is not None:  # read only to keep the connection
+                return
             self._body += event.data
             if len(self._body) > MAX_BODY_BYTES:
                 await self._finish(too_large().reply())

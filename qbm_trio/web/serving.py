@@ -152,7 +152,11 @@ class _Server:
                 log.warning("Cannot take a connection now: %s", error.strerror)
                 await trio.sleep(_RETRY_ACCEPT_S)
                 continue
-            await self._wait_for_room()
+            try:
+                await self._wait_for_room()
+            except trio.Cancelled:
+                await trio.aclose_forcefully(stream)
+                raise
             connection = Connection(
                 stream,
                 app=self._app,
@@ -188,6 +192,9 @@ class _Server:
     async def _run(self, connection: Connection) -> None:
         try:
             await connection.run()
+        except Exception:
+            # A defect met by one client must not end the service for all.
+            log.exception("Defect in a connection; it was closed")
         finally:
             self._connections.discard(connection)
             self._changed()

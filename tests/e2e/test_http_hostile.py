@@ -399,7 +399,9 @@ async def test_odd_headers_get_an_answer_below_500(headers: dict[str, str], targ
         max_size=14,
     )
 )
-async def test_no_bytes_whatever_get_a_500_or_stop_the_service(pieces: list[bytes]) -> None:
+async def test_no_bytes_whatever_get_a_500_or_stop_the_service(
+    caplog: pytest.LogCaptureFixture, pieces: list[bytes]
+) -> None:
     async with (
         site_on(backend(StandIn()), limits=QUICK, body_timeout_s=1) as site,
         site.wire() as wire,
@@ -418,6 +420,7 @@ async def test_no_bytes_whatever_get_a_500_or_stop_the_service(pieces: list[byte
             except trio.BrokenResourceError:
                 pass
         assert b"HTTP/1.1 500" not in received
+        assert not [r for r in caplog.records if r.levelname == "ERROR"]
         assert (await site.call("GET", "/health")).status == 200
 
 
@@ -490,6 +493,34 @@ async def test_ten_thousand_notifications_over_a_hundred_connections_are_kept_or
     async with site_with_journal(tmp_path, capacity=count) as site:
         assert site.jobs is not None
         assert all(site.jobs.of(JobId(job_id)) is not None for job_id in kept)
+
+
+async def test_a_defect_met_by_one_client_does_not_end_the_service_for_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    async with site_on(backend(StandIn())) as site:
+        with monkeypatch.context() as patch:
+            patch.setattr("qbm_trio.web.lane.LaneStream.begin", broken)
+            async with site.wire() as wire:
+                await wire.send(raw("POST", NOTIFY, body=notification(1)))
+                assert await wire.ends()
+        assert (await site.notify(notification(1))).status == 202
+    assert "boom" in caplog.text
+
+
+async def test_a_client_that_waits_for_its_turn_at_shutdown_is_let_go() -> None:
+    jobs = StandIn(hold=trio.Event())
+    limits = Limits(connections=1, grace_s=0.2)
+    async with site_on(backend(jobs), limits=limits) as site, site.wire() as first:
+        await first.send(raw("POST", NOTIFY, body=notification(1)))
+        await arrived(jobs, 1)
+        async with site.wire() as second:
+            assert not await second.ends(within_s=0.1)
+            async with shut_down(site, within_s=2):
+                assert await second.ends()
 
 
 # -- shutdown ---------------------------------------------------------------
