@@ -66,7 +66,8 @@ class Observer:
             return Health(status="draining")
         problems = list(self._tiers.problems)
         if not self._client.contact.reachable:
-            problems.insert(0, self._client.contact.problem or "qBittorrent was not reached yet")
+            # Anyone may ask: the address and the user's name are for /status.
+            problems.insert(0, "qBittorrent is unreachable or refuses the login; see /status")
         if self._journal.problem is not None:
             problems.insert(0, "the journal cannot be written; notifications are refused")
         return Health(status="degraded" if problems else "healthy", problems=tuple(problems))

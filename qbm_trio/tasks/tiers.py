@@ -122,6 +122,7 @@ class Tiers:
         self._journal = journal
         self._hdd_min_free_bytes = hdd_min_free_bytes
         self._read_only = read_only
+        self._compared = False
         self._reserved: dict[JobId, _Reserved] = {}
         self.usable = trio.Event()  #: set, and replaced, when a tier is usable again
 
@@ -154,7 +155,8 @@ class Tiers:
         await self._compare()
 
     async def _compare(self) -> None:
-        if self.ssd.trouble or self.hdd.trouble or self._read_only:
+        """Find out, once both can be asked, whether they are two places."""
+        if self._compared or self.ssd.trouble or self.hdd.trouble or self._read_only:
             return
         try:
             if self.ssd.marker == self.hdd.marker:
@@ -173,6 +175,8 @@ class Tiers:
         except JobError as error:
             log.error("tiers: %s", error)
             self.hdd.trouble = error
+        else:
+            self._compared = True
 
     async def check_not_aliased(self, on_ssd: Path, on_hdd: Path) -> None:
         """Prove that two folders, one on each tier, are not one place.
@@ -207,8 +211,9 @@ class Tiers:
             troubled = tier.trouble is not None
             if tier.marker is None and not self._read_only:
                 await self.prepare()
-            elif not isinstance(tier.trouble, SameStorage):
+            else:
                 await tier.probe()
+                await self._compare()
             if troubled and tier.trouble is None:
                 self.usable.set()
                 self.usable = trio.Event()
