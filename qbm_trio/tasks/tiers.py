@@ -91,9 +91,10 @@ class Tier:
                 log.error("%s tier: %s", self.name, error)
             self.trouble = error
         else:
-            if self.trouble is not None:
+            # Only another comparison of both tiers can take `SameStorage` back.
+            if self.trouble is not None and not isinstance(self.trouble, SameStorage):
                 log.info("%s tier: usable again", self.name)
-            self.trouble = None
+                self.trouble = None
         self._asked_at = None
 
 
@@ -156,7 +157,10 @@ class Tiers:
 
     async def _compare(self) -> None:
         """Find out, once both can be asked, whether they are two places."""
-        if self._compared or self.ssd.trouble or self.hdd.trouble or self._read_only:
+        aliased = isinstance(self.hdd.trouble, SameStorage)
+        if self._compared or self._read_only or self.ssd.trouble:
+            return
+        if self.hdd.trouble and not aliased:
             return
         try:
             if self.ssd.marker == self.hdd.marker:
@@ -177,6 +181,8 @@ class Tiers:
             self.hdd.trouble = error
         else:
             self._compared = True
+            if aliased:
+                self.hdd.trouble = None
 
     async def check_not_aliased(self, on_ssd: Path, on_hdd: Path) -> None:
         """Prove that two folders, one on each tier, are not one place.
