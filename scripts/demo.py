@@ -38,6 +38,7 @@ from scripts.rig.qbt import Qbt, free_port, running
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "examples" / "qbittorrent-notification.sh"
+COMMAND = f'"{HOOK}" "%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
 
 MIB = 2**20
 SAMPLES = (
@@ -295,14 +296,13 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     )
     stack.callback(service.stop)
     service.start()
-    command = f'"{HOOK}" "%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
-    downloader.on_finished(command)
+    downloader.on_finished(COMMAND)
     downloader.api.app_set_preferences({"dl_limit": DOWNLOAD_LIMIT_BYTES_S})
     version = downloader.api.app_version()
     console.print(f"qBittorrent {version}, seeding:     {seeder.url}")
     console.print(f"qBittorrent {version}, downloading: {downloader.url}")
     console.print(f"qbm-trio:                  {service.url}")
-    console.print(Text(f"run external program: {command}"))
+    console.print(Text(f"run external program: {COMMAND}"))
 
     console.rule("2. Download, notification, copy, proof, tag")
     ids = {}
@@ -411,7 +411,7 @@ def next_steps(console: Console) -> None:
 1. scripts/run writes a .env with a random key. Put your folders and your qBittorrent's
    address into it (docs/configuration.md), then run scripts/run again.
 2. In qBittorrent: Settings > Downloads > Run external program on torrent completed:
-   {HOOK} "%I" "%N" "%L" "%F" %C %Z "%G" "%K"
+   {COMMAND}
 3. Give qBittorrent the key: HTTP_API_KEY in its environment, or in /config/qbm-trio.env.
 Try it without risk first: DRY_RUN=true in .env logs what would be done."""
         )
