@@ -350,7 +350,7 @@ def test_names_without_meaning_are_warned_of_once(environ: dict[str, str]) -> No
 
 def test_the_documentation_lists_the_settings_of_the_code() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/config_docs.py", "--check"],
+        [sys.executable, "scripts/generated_docs.py", "--check"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
