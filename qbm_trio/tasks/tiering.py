@@ -167,16 +167,11 @@ class Tiering:
         seen = await look(
             self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
         )
+        await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
         adopted = await self._adopt(running.job, plan, seen)
         to_copy = [f.index for f in plan.files if f.wanted and f.index not in adopted]
         progress = running.progress
         progress.bytes_total = sum(plan.files[i].size_bytes for i in to_copy)
-        await self._enter(
-            running,
-            Phase.COPYING,
-            destination=plan.shown_destination,
-            bytes_total=progress.bytes_total,
-        )
         with await self._room(running, seen):
             staged = await prepare_staging(
                 self._policy.hdd,
@@ -213,13 +208,13 @@ class Tiering:
         }:
             await self._tiers.check_not_aliased(on_ssd, on_hdd)
         items = self._items(plan, seen, {}, set())
-        adopted = set()
+        differing = []
         for f in present:
             there = seen[f.index].there
             if (
-                there is not None
-                and there.st_size == f.size_bytes
-                and await identical(
+                there is None
+                or there.st_size != f.size_bytes
+                or not await identical(
                     plan.metainfo,
                     items,
                     f.index,
@@ -228,15 +223,24 @@ class Tiering:
                     nice=self._policy.copy_options.nice,
                 )
             ):
-                adopted.add(f.index)
-            else:
-                await self._make_way(job, plan.torrent.id, f, seen[f.index].destination)
-        return adopted
+                differing.append(f)
+        # All are judged before the first is touched.
+        for f in differing:
+            await self._may_set_aside(job, plan.torrent.id, f, seen[f.index].destination)
+        for f in differing:
+            path = seen[f.index].destination
+            moved = await set_aside(path, limiter=self._tiers.hdd.limiter)
+            log.warning("%s differed and was set aside as %s", path, moved.name)
+        return {f.index for f in present if f not in differing}
 
-    async def _make_way(
+    async def _may_set_aside(
         self, job: Job, torrent_id: TorrentId, file: PlannedFile, path: Path
     ) -> None:
-        """Set a differing file aside if it is this torrent's own, or the user says so."""
+        """Prove that a differing file is this torrent's own, or that the user says so.
+
+        Raises:
+            DestinationConflict: it may be somebody else's.
+        """
         claims = await self._journal.do(partial(journal_copies.claims, paths=[str(file.on_hdd)]))
         claimants = claims[str(file.on_hdd)]
         own = any(who == torrent_id and ours for who, ours in claimants)
@@ -247,8 +251,6 @@ class Tiering:
                 f"{' (another torrent has it, too)' if others else ''}; move it away, or "
                 'retry the job with {"on_conflict": "set_aside"}'
             )
-        moved = await set_aside(path, limiter=self._tiers.hdd.limiter)
-        log.warning("%s differed and was set aside as %s", path, moved.name)
 
     async def _room(self, running: Running, seen: Sequence[Seen]) -> AbstractContextManager[None]:
         """Hold room on the file system that the files will go to."""
@@ -318,7 +320,12 @@ class Tiering:
 
         # The disk may have been unmounted during a long copy.
         await self._tiers.require()
-        await self._enter(running, Phase.PUBLISHING, bytes_copied=report.bytes_copied)
+        await self._enter(
+            running,
+            Phase.PUBLISHING,
+            bytes_total=running.progress.bytes_total,
+            bytes_copied=report.bytes_copied,
+        )
         await self._journal.do(begin)
         await publish(
             self._policy.hdd,
