@@ -78,7 +78,8 @@ def _look(ssd: Path, hdd: Path, files: Sequence[PlannedFile]) -> tuple[Seen, ...
         source = on_ssd.resolve(file.on_ssd)
         destination = on_hdd.resolve(file.on_hdd)
         from_stat = _source(source, file)
-        there = _at(destination)
+        # What stands where an unwanted file would go is in nobody's way.
+        there = _at(destination) if file.wanted else None
         same = (
             from_stat is not None
             and there is not None

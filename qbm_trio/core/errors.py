@@ -112,6 +112,12 @@ class SourceChanged(Retryable):
     code = "source_changed"
 
 
+class DestinationChanged(Retryable):
+    """Something appeared or changed at the destination while the job worked."""
+
+    code = "destination_changed"
+
+
 class Fatal(JobError):
     """Trying again cannot help; the user must act, then retry the job."""
 

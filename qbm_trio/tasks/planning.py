@@ -54,6 +54,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     destination: PurePosixPath  #: folder below the HDD base
     save_root: str  #: as qBittorrent sees it
+    published_before: bool  #: the journal has a published copy of it
 
     @property
     def shown_destination(self) -> str:
@@ -127,11 +128,15 @@ class Planner:
         return await self._client.torrent(await self._client.find(hash_))
 
     def place(self, job: Job, torrent: Torrent) -> Place:
-        """On which tier its data is.
+        """On which tier its data is, once it stays there.
 
         Raises:
-            MustWait: qBittorrent does not say yet (4.5, right after adding).
+            MustWait: the torrent is incomplete, or on its way from one place to
+                another; or qBittorrent does not say yet (4.5, right after adding).
         """
+        reason = why_not_ready(torrent, ())
+        if reason is not None:
+            raise self._not_ready(job, reason)
         place = place_of(
             torrent,
             ssd=str(self._ssd),
@@ -141,6 +146,14 @@ class Planner:
         if place is Place.UNKNOWN:
             raise self._not_ready(job, "qBittorrent has no absolute content path for it yet")
         return place
+
+    def why_elsewhere(self, torrent: Torrent) -> str:
+        """Say which path lies outside both tiers: the mapping may be missing."""
+        mapped = map_path(torrent.content_path, self._path_mappings)
+        return (
+            f"its data is at {mapped!r} (in qBittorrent: {torrent.content_path!r}), neither below "
+            "DOWNLOAD_PATH_SSD nor below FINAL_DEST_BASE_HDD; if it should be, set PATH_MAPPINGS"
+        )
 
     def _not_ready(self, job: Job, reason: str) -> MustWait:
         pauses = LOOK_AGAIN_S[min(self._looks[job.id], len(LOOK_AGAIN_S) - 1)]
@@ -181,4 +194,5 @@ class Planner:
             files=plan_files(files, root_on_ssd=root_on_ssd, destination=destination),
             destination=destination,
             save_root=root,
+            published_before=copy is not None and copy.published_at is not None,
         )

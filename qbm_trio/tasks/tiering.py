@@ -18,32 +18,29 @@ from sqlite3 import Connection
 import trio
 
 from ..adapters import journal_copies, journal_jobs
-from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify, identical
+from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
 from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
 from ..adapters.publishing import PublishItem, publish, set_aside
 from ..core.client import QbittorrentClient
 from ..core.errors import (
+    DestinationChanged,
     DestinationConflict,
     JobError,
-    SameStorage,
 )
 from ..core.model import (
     Job,
     JobId,
     JobState,
-    OnConflict,
     Outcome,
     Phase,
     Torrent,
-    TorrentId,
-    WaitReason,
 )
 from ..core.placement import (
     Place,
-    PlannedFile,
 )
+from .destinations import Destinations, items_of
 from .jobs import Jobs
 from .planning import Plan, Planner
 from .tiers import Tiers
@@ -83,6 +80,12 @@ class Tiering:
         self._tiers = tiers
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
+        self._destinations = Destinations(
+            journal=journal,
+            tiers=tiers,
+            limiter=self._copies,
+            nice=policy.copy_options.nice,
+        )
         self._planner = Planner(
             ssd=policy.ssd,
             hdd=policy.hdd,
@@ -100,15 +103,18 @@ class Tiering:
             JobError, QbittorrentError: what the job must wait or fail for.
             WrongState: it was cancelled meanwhile.
         """
+        # First: qBittorrent is not asked while a disk is away.
+        await self._tiers.require()
         torrent = await self._planner.find(running.job)
         running.job = await self._jobs.resolve(running.job.id, torrent)
         if running.job.state is JobState.MERGED:
             return None
-        await self._tiers.require()
         place = self._planner.place(running.job, torrent)
         if place is Place.ELSEWHERE:
+            log.warning("%s", self._planner.why_elsewhere(torrent))
             return Outcome.OUTSIDE_TIERS
         if place is Place.HDD:
+            await self._enter(running, Phase.TAGGING)
             await self._tag(torrent, on_ssd=False)
             return Outcome.ALREADY_ON_HDD
         plan = await self._planner.plan(running.job, torrent)
@@ -121,8 +127,10 @@ class Tiering:
         """Say what `work` would do. Reads only (``DRY_RUN``)."""
         torrent = await self._planner.find(job)
         place = self._planner.place(job, torrent)
-        if place is not Place.SSD:
-            return f"{torrent.name!r}: nothing to copy, its data is on {place.value}"
+        if place is Place.ELSEWHERE:
+            return f"{torrent.name!r}: nothing to do: {self._planner.why_elsewhere(torrent)}"
+        if place is Place.HDD:
+            return f"{torrent.name!r}: nothing to copy, its data is on the HDD"
         plan = await self._planner.plan(job, torrent)
         size = sum(f.size_bytes for f in plan.files if f.wanted)
         return (
@@ -133,6 +141,9 @@ class Tiering:
     async def discard(self, job_id: JobId) -> None:
         """Drop a job's partial data. What is published stays."""
         self._planner.forget(job_id)
+        await self._drop_staging(job_id)
+
+    async def _drop_staging(self, job_id: JobId) -> None:
         try:
             await self._tiers.hdd.check()
             await discard_staging(
@@ -168,11 +179,18 @@ class Tiering:
             self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
         )
         await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
-        adopted = await self._adopt(running.job, plan, seen)
+        adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
         to_copy = [f.index for f in plan.files if f.wanted and f.index not in adopted]
         progress = running.progress
         progress.bytes_total = sum(plan.files[i].size_bytes for i in to_copy)
-        with await self._room(running, seen):
+        await self._enter(
+            running,
+            Phase.COPYING,
+            destination=plan.shown_destination,
+            bytes_total=progress.bytes_total,
+        )
+        try:
+            # Before the room is measured: what an earlier try staged is removed here.
             staged = await prepare_staging(
                 self._policy.hdd,
                 [self._policy.hdd / plan.files[i].on_hdd for i in to_copy],
@@ -180,77 +198,26 @@ class Tiering:
                 job_id=running.job.id,
                 limiter=self._tiers.hdd.limiter,
             )
-            items = self._items(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
-            running.restart_clock()
-            report = await copy_and_verify(
-                plan.metainfo,
-                items,
-                options=self._policy.copy_options,
-                progress=progress,
-                limiter=self._copies,
-            )
-        await self._publish(running, plan, seen, items, report)
-
-    async def _adopt(self, job: Job, plan: Plan, seen: Sequence[Seen]) -> set[int]:
-        """Judge what stands at the destinations; return the files that need no copy."""
-        present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
-        if not present:
-            return set()
-        for f in present:
-            if seen[f.index].same_file:
-                raise SameStorage(
-                    f"{seen[f.index].source} and {seen[f.index].destination} are one file; "
-                    "give each tier a disk of its own",
-                    reason=WaitReason.TIER,
-                )
-        for on_ssd, on_hdd in {
-            (seen[f.index].source.parent, seen[f.index].destination.parent) for f in present
-        }:
-            await self._tiers.check_not_aliased(on_ssd, on_hdd)
-        items = self._items(plan, seen, {}, set())
-        differing = []
-        for f in present:
-            there = seen[f.index].there
-            if (
-                there is None
-                or there.st_size != f.size_bytes
-                or not await identical(
+            items = items_of(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
+            with await self._room(running, seen):
+                running.restart_clock()
+                report = await copy_and_verify(
                     plan.metainfo,
                     items,
-                    f.index,
-                    seen[f.index].destination,
+                    options=self._policy.copy_options,
+                    progress=progress,
                     limiter=self._copies,
-                    nice=self._policy.copy_options.nice,
                 )
-            ):
-                differing.append(f)
-        # All are judged before the first is touched.
-        for f in differing:
-            await self._may_set_aside(job, plan.torrent.id, f, seen[f.index].destination)
-        for f in differing:
-            path = seen[f.index].destination
-            moved = await set_aside(path, limiter=self._tiers.hdd.limiter)
-            log.warning("%s differed and was set aside as %s", path, moved.name)
-        return {f.index for f in present if f not in differing}
-
-    async def _may_set_aside(
-        self, job: Job, torrent_id: TorrentId, file: PlannedFile, path: Path
-    ) -> None:
-        """Prove that a differing file is this torrent's own, or that the user says so.
-
-        Raises:
-            DestinationConflict: it may be somebody else's.
-        """
-        claims = await self._journal.do(partial(journal_copies.claims, paths=[str(file.on_hdd)]))
-        claimants = claims[str(file.on_hdd)]
-        own = any(who == torrent_id and ours for who, ours in claimants)
-        others = any(who != torrent_id for who, _ in claimants)
-        if not (own and not others) and job.on_conflict is not OnConflict.SET_ASIDE:
-            raise DestinationConflict(
-                f"{path} exists and differs from the torrent's file"
-                f"{' (another torrent has it, too)' if others else ''}; move it away, or "
-                'retry the job with {"on_conflict": "set_aside"}'
-            )
+            await self._publish(running, plan, seen, items, report, in_the_way)
+        except DestinationConflict as error:
+            # There was none when we looked. It may be the same file, from another
+            # torrent's job: the next try compares it.
+            await self._drop_staging(running.job.id)
+            raise DestinationChanged(str(error)) from error
+        except JobError:
+            # A job that waits holds no room on the disk.
+            await self._drop_staging(running.job.id)
+            raise
 
     async def _room(self, running: Running, seen: Sequence[Seen]) -> AbstractContextManager[None]:
         """Hold room on the file system that the files will go to."""
@@ -262,22 +229,6 @@ class Tiering:
             progress=running.progress,
         )
 
-    @staticmethod
-    def _items(
-        plan: Plan, seen: Sequence[Seen], staged: dict[int, Path], adopted: set[int]
-    ) -> list[CopyItem]:
-        return [
-            CopyItem(
-                index=f.index,
-                source=seen[f.index].source,
-                size_bytes=f.size_bytes,
-                wanted=f.wanted,
-                staged=staged.get(f.index),
-                published=seen[f.index].destination if f.index in adopted else None,
-            )
-            for f in plan.files
-        ]
-
     # -- publishing
 
     async def _publish(
@@ -287,6 +238,7 @@ class Tiering:
         seen: Sequence[Seen],
         items: Sequence[CopyItem],
         report: CopyReport,
+        in_the_way: Sequence[Path],
     ) -> None:
         copied = [i for i in items if i.staged is not None]
         copy = journal_copies.Copy(
@@ -326,6 +278,9 @@ class Tiering:
             bytes_total=running.progress.bytes_total,
             bytes_copied=report.bytes_copied,
         )
+        for path in in_the_way:
+            moved = await set_aside(path, limiter=self._tiers.hdd.limiter)
+            log.warning("%s differed and was set aside as %s", path, moved.name)
         await self._journal.do(begin)
         await publish(
             self._policy.hdd,
@@ -356,7 +311,7 @@ class Tiering:
                 now=self._jobs.now(),
             )
         )
-        await self.discard(running.job.id)
+        await self._drop_staging(running.job.id)
         log.info(
             "published %d files, %d bytes copied, %d verified, %d adopted",
             len(entries),

@@ -149,6 +149,11 @@ class Tiers:
                     tier.trouble = error
                     log.error("%s tier: %s", tier.name, error)
                     continue
+                if tier is self.hdd and marker == self.ssd.marker:
+                    # Not to be remembered: the right disk, once mounted, has another one.
+                    tier.trouble = self._same_marker()
+                    log.error("tiers: %s", tier.trouble)
+                    continue
                 await self._journal.do(partial(journal_jobs.set_meta, name=name, value=marker))
                 tier.marker = marker
                 log.info("%s tier: %s is marked as %s", tier.name, tier.root, marker)
@@ -158,17 +163,13 @@ class Tiers:
     async def _compare(self) -> None:
         """Find out, once both can be asked, whether they are two places."""
         aliased = isinstance(self.hdd.trouble, SameStorage)
-        if self._compared or self._read_only or self.ssd.trouble:
+        if self._compared or self._read_only or self.ssd.trouble or self.hdd.marker is None:
             return
         if self.hdd.trouble and not aliased:
             return
         try:
             if self.ssd.marker == self.hdd.marker:
-                raise SameStorage(
-                    f"{self.ssd.root} and {self.hdd.root} carry the same marker: they are one "
-                    "place; give each tier a disk of its own",
-                    reason=WaitReason.TIER,
-                )
+                raise self._same_marker()
             await self.check_not_aliased(self.ssd.root, self.hdd.root)
             if await disk.same_file_system(self.ssd.root, self.hdd.root, limiter=self.hdd.limiter):
                 log.warning(
@@ -183,6 +184,14 @@ class Tiers:
             self._compared = True
             if aliased:
                 self.hdd.trouble = None
+
+    def _same_marker(self) -> SameStorage:
+        return SameStorage(
+            f"{self.ssd.root} and {self.hdd.root} carry the same marker: they are one "
+            "place; give each tier a disk of its own (or, if one was cloned from the other, "
+            f"remove {self.hdd.root / disk.MARKER_NAME})",
+            reason=WaitReason.TIER,
+        )
 
     async def check_not_aliased(self, on_ssd: Path, on_hdd: Path) -> None:
         """Prove that two folders, one on each tier, are not one place.
@@ -203,7 +212,7 @@ class Tiers:
         """
         for tier in (self.ssd, self.hdd):
             if isinstance(tier.trouble, SameStorage):
-                raise tier.trouble
+                raise SameStorage(str(tier.trouble), reason=WaitReason.TIER)
             await tier.check()
 
     async def run(self) -> None:

@@ -1,0 +1,116 @@
+"""What stands where a torrent's files will go: adopted, set aside, or a conflict.
+
+It may belong to Sonarr or Plex. Nothing is changed here; what is to be set aside is
+moved by tiering, once the copies that take its place are verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from ..adapters import journal_copies
+from ..adapters.copying import CopyItem, identical
+from ..adapters.journal import Journal
+from ..adapters.looking import Seen
+from ..core.errors import DestinationConflict, SameStorage
+from ..core.model import Job, OnConflict, WaitReason
+from ..core.placement import PlannedFile
+from .planning import Plan
+from .tiers import Tiers
+
+
+class Destinations:
+    """Judges what stands at destinations."""
+
+    def __init__(
+        self, *, journal: Journal, tiers: Tiers, limiter: trio.CapacityLimiter, nice: int
+    ) -> None:
+        self._journal = journal
+        self._tiers = tiers
+        self._limiter = limiter
+        self._nice = nice
+
+    async def judge(
+        self, job: Job, plan: Plan, seen: Sequence[Seen]
+    ) -> tuple[set[int], list[Path]]:
+        """Compare what stands there with the torrent.
+
+        Returns:
+            The files that need no copy, and the paths to set aside once the copies of
+            the others are verified.
+
+        Raises:
+            DestinationConflict: a file is in the way that is not ours to touch.
+            SameStorage: the tiers show the same files.
+            SourceCorrupt, SourceChanged, DiskError, MustWait: as `identical` does.
+        """
+        present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
+        await self._require_two_places(present, seen)
+        items = items_of(plan, seen, {}, set())
+        adopted, in_the_way = set(), []
+        for f in present:
+            there, path = seen[f.index].there, seen[f.index].destination
+            if (
+                there is not None
+                and there.st_size == f.size_bytes
+                and await identical(
+                    plan.metainfo, items, f.index, path, limiter=self._limiter, nice=self._nice
+                )
+            ):
+                adopted.add(f.index)
+            else:
+                await self._require_ours(job, plan, f, path)
+                in_the_way.append(path)
+        return adopted, in_the_way
+
+    async def _require_two_places(
+        self, present: Sequence[PlannedFile], seen: Sequence[Seen]
+    ) -> None:
+        for f in present:
+            if seen[f.index].same_file:
+                raise SameStorage(
+                    f"{seen[f.index].source} and {seen[f.index].destination} are one file; "
+                    "give each tier a disk of its own",
+                    reason=WaitReason.TIER,
+                )
+        for on_ssd, on_hdd in {
+            (seen[f.index].source.parent, seen[f.index].destination.parent) for f in present
+        }:
+            await self._tiers.check_not_aliased(on_ssd, on_hdd)
+
+    async def _require_ours(self, job: Job, plan: Plan, file: PlannedFile, path: Path) -> None:
+        """Prove that a differing file is this torrent's own, or that its user gave it up."""
+        if job.on_conflict is OnConflict.SET_ASIDE:
+            return
+        claims = await self._journal.do(partial(journal_copies.claims, paths=[str(file.on_hdd)]))
+        claimants = claims[str(file.on_hdd)]
+        # Begun is not enough: what stands there may be what kept us from publishing.
+        own = plan.published_before and (plan.torrent.id, True) in claimants
+        others = any(who != plan.torrent.id for who, _ in claimants)
+        if not own or others:
+            raise DestinationConflict(
+                f"{path} exists and differs from the torrent's file"
+                f"{' (another torrent has it, too)' if others else ''}; move it away, or "
+                'retry the job with {"on_conflict": "set_aside"}'
+            )
+
+
+def items_of(
+    plan: Plan, seen: Sequence[Seen], staged: Mapping[int, Path], adopted: Collection[int]
+) -> list[CopyItem]:
+    """All files of the torrent, as the copy wants them."""
+    return [
+        CopyItem(
+            index=f.index,
+            source=seen[f.index].source,
+            size_bytes=f.size_bytes,
+            wanted=f.wanted,
+            staged=staged.get(f.index),
+            published=seen[f.index].destination if f.index in adopted else None,
+        )
+        for f in plan.files
+    ]
