@@ -230,6 +230,9 @@ class Session(qbittorrentapi.Client):
                 "check QBIT_USERNAME and QBIT_PASSWORD"
             )
             raise QbittorrentLoginRefused(self._refused()) from error
+        except requests.ConnectionError as error:
+            # Never sent again at once: it may have been counted as a failure.
+            raise QbittorrentUnreachable(self._no_connection(error)) from error
         self.gate.accepted()
 
     # -- sentences ------------------------------------------------------------

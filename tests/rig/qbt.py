@@ -42,8 +42,8 @@ class Chroot:
     def command(self, arguments: Sequence[str]) -> list[str]:
         self.install()
         script = (
-            'set -e; root=$1 shared=$2; shift 2; mkdir -p "$root$shared"; '
-            'mount --bind "$shared" "$root$shared"; '
+            'set -e; root=$1 shared=$2; shift 2; mount -t tmpfs tmpfs "$root/tmp"; '
+            'mkdir -p "$root$shared"; mount --bind "$shared" "$root$shared"; '
             'mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"; '
             'exec chroot "$root" /usr/bin/qbittorrent-nox "$@"'
         )

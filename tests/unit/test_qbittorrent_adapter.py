@@ -338,6 +338,14 @@ async def test_a_login_whose_session_does_not_hold_is_not_repeated_at_once() -> 
         assert [seen.path for seen in server.seen].count("/api/v2/auth/login") == 1
 
 
+async def test_a_login_whose_connection_breaks_is_not_sent_again() -> None:
+    answer = login_server(Reply(drop=True))
+    with client_of(answer, username="me", password="right") as (client, server):
+        with pytest.raises(QbittorrentUnreachable):
+            await client.torrents()
+        assert [seen.path for seen in server.seen].count("/api/v2/auth/login") == 1
+
+
 async def test_an_api_key_is_sent_with_each_request_and_login_is_never_called() -> None:
     def answer(seen: Seen) -> Reply:
         good = seen.headers.get("authorization") == "Bearer qbt_right"
