@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,10 +45,16 @@ class Service:
             folder.mkdir(parents=True, exist_ok=True)
         self.output_path = self.root / "service.log"
         self.http = httpx.Client(headers={"X-API-Key": KEY}, timeout=30)
+        self._begin = 0  #: of this run, in its output
 
     def start(self) -> Service:
         """Start it, and return once it says that it is ready."""
-        begin = self.output_path.stat().st_size if self.output_path.exists() else 0
+        self.launch()
+        return self.wait_ready()
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it, and return at once."""
+        self._begin = self.output_path.stat().st_size if self.output_path.exists() else 0
         environment = {
             **os.environ,
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
@@ -69,10 +78,14 @@ class Service:
                 stderr=output,
                 env=environment,
             )
-        ready = re.compile(r"\bready(?: (http://\S+))?")
+        return self.process
+
+    def wait_ready(self) -> Service:
+        """Wait until it says that it is ready, and where it listens."""
+        ready = re.compile(r"\bready(?: (http://\S+))?\n")
 
         def said() -> re.Match[str] | None:
-            return ready.search(self.output()[begin:])
+            return ready.search(self.output_of_run())
 
         found = self.wait_for(said, "it says ready")
         self.url = found[1] or ""
@@ -92,9 +105,32 @@ class Service:
                 process.kill()
                 process.wait(10)
 
+    def kill(self) -> None:
+        """Pull the plug: ``kill -9``, and wait until it is gone."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait(30)
+
+    def on_disk(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask the journal as it lies on the disk, from a copy. The service must be dead."""
+        assert self.process is None
+        with tempfile.TemporaryDirectory() as folder:
+            for file in self.state.glob("journal.sqlite3*"):
+                shutil.copy(file, folder)
+            with closing(sqlite3.connect(Path(folder) / "journal.sqlite3")) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+                return connection.execute(query).fetchall()
+
     def output(self) -> str:
         """What it has written to its terminal so far."""
         return self.output_path.read_text(errors="replace")
+
+    def output_of_run(self) -> str:
+        """What it has written since it was last started."""
+        with self.output_path.open("rb") as file:
+            file.seek(self._begin)
+            return file.read().decode(errors="replace")
 
     def notify(self, hash_: str, **body: Any) -> httpx.Response:
         """Tell it that a torrent finished."""
