@@ -62,8 +62,8 @@ class OpenInput:
     def __init__(self, folders: FolderHandle, source: Input) -> None:
         self.path = source.path
         try:
-            folder, name = os.path.split(source.path)
-            self.fd = os.open(name, _READ, dir_fd=folders.open(folder))
+            folder_fd = folders.open(str(source.path.parent))
+            self.fd = os.open(source.path.name, _READ, dir_fd=folder_fd)
         except OSError as error:
             raise missing_or(error, source.path) from error
         try:

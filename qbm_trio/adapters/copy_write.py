@@ -43,6 +43,7 @@ class StagedWriter:
         self._stop = stop
         self._progress = progress
         self._folders = FolderHandle()
+        self._folder = ""
         self._unsynced: dict[int, Path] = {}
         self._fd = -1
         self._sync_fd = -1  #: opened before the first write, so that syncfs reports its errors
@@ -118,16 +119,20 @@ class StagedWriter:
         self._fd = self._sync_fd = -1
 
     def _create(self, path: Path) -> None:
-        folder, name = os.path.split(path)
+        folder = str(path.parent)
         folder_fd = self._folders.open(folder)
-        if self._sync_fd < 0:
-            self._sync_fd = os.dup(folder_fd)
-        elif os.fstat(self._sync_fd).st_dev != os.fstat(folder_fd).st_dev:
-            # Another file system begins: settle the one before.
-            self.sync()
+        if folder != self._folder:
+            self._folder = folder
+            self._vouch_for(folder_fd)
+        self._fd = os.open(path.name, _CREATE, 0o600, dir_fd=folder_fd)
+
+    def _vouch_for(self, folder_fd: int) -> None:
+        if self._sync_fd >= 0:
+            if os.fstat(self._sync_fd).st_dev == os.fstat(folder_fd).st_dev:
+                return
+            self.sync()  # another file system begins: settle the one before
             os.close(self._sync_fd)
-            self._sync_fd = os.dup(folder_fd)
-        self._fd = os.open(name, _CREATE, 0o600, dir_fd=folder_fd)
+        self._sync_fd = os.dup(folder_fd)
 
     def _push_out(self, offset_bytes: int, size_bytes: int) -> None:
         disk_calls.start_writeback(self._fd, offset_bytes, size_bytes)

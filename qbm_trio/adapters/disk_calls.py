@@ -106,6 +106,7 @@ def lower_priority(nice: int) -> None:
     """
     thread = threading.get_native_id()
     try:
+        nice = max(nice, os.getpriority(os.PRIO_PROCESS, thread))  # never raise it
         os.setpriority(os.PRIO_PROCESS, thread, nice)
     except OSError:
         return

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import disk_calls
+from .disk_errors import read_error
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -48,6 +49,7 @@ def make_folders(
 
     Raises:
         OSError: EEXIST or ENOTDIR where a file stands in the way.
+        JobError: a model is gone or cannot be read.
     """
     missing: list[tuple[Path, Path]] = []
     at, like = folder, model
@@ -65,7 +67,10 @@ def make_folders(
 
 
 def _make(path: Path, staging: Path, like: Path, step: Callable[[str], None]) -> None:
-    status = like.stat()
+    try:
+        status = like.stat()
+    except OSError as error:
+        raise read_error(error, like) from error
     fresh = staging / f"folder-{secrets.token_hex(8)}"
     fresh.mkdir(mode=0o700)
     step("folder made in staging")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,17 +85,16 @@ def _publish(
     step: Callable[[str], None] = lambda _: None,
 ) -> None:
     """The work. ``step`` is called with a word between any two changes to the disk."""
+    source_root = Path(os.path.realpath(source_root))
     made: list[tuple[Path, Path]] = []
-    touched: dict[str, None] = {}
     folders: dict[Path, str] = {}
     with FolderHandle() as staging, FolderHandle() as target:
         for item in items:
             check()
             parent = item.destination.parent
             if parent not in folders:
-                folders[parent] = _folder(base, item, source_root, made, touched, step)
+                folders[parent] = _folder(base, item, source_root, made, step)
             folder = folders[parent]
-            touched[folder] = None
             try:
                 _publish_one(item, staging, target, folder, step)
             except OSError as error:
@@ -103,13 +102,9 @@ def _publish(
     try:
         for folder_path, model in reversed(made):
             set_folder_times(folder_path, model)
-        for folder in touched:
+        for chain in _chains(base, folders.values()):
             check()
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                disk_calls.fsync(fd)
-            finally:
-                os.close(fd)
+            _sync(chain)
             step("folder synced")
     except OSError as error:
         raise write_error(error, base) from error
@@ -120,7 +115,6 @@ def _folder(
     item: PublishItem,
     source_root: Path,
     made: list[tuple[Path, Path]],
-    touched: dict[str, None],
     step: Callable[[str], None],
 ) -> str:
     """The real path of the item's folder, made where it is missing."""
@@ -139,10 +133,60 @@ def _folder(
                 "then retry the job"
             ) from error
         raise write_error(error, real) from error
-    for folder, _ in fresh:
-        touched[str(folder.parent)] = None
     made += fresh
     return str(real)
+
+
+def _chains(base: Path, folders: Iterable[str]) -> list[str]:
+    """The folders and all above them up to the base, innermost first, each once.
+
+    All of them, not only those changed now: a try before this one may have made a folder
+    and have been killed before it synced it.
+    """
+    top = os.path.realpath(base)
+    found = {top}
+    for folder in folders:
+        while folder not in found and len(folder) > len(top):
+            found.add(folder)
+            folder = os.path.dirname(folder)
+    return sorted(found, key=len, reverse=True)
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        disk_calls.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+async def sync_adopted(base: Path, files: Sequence[Path], *, limiter: trio.CapacityLimiter) -> None:
+    """Get files that were adopted, not copied, onto the disk, and their folders.
+
+    Whoever put them there, an earlier try of ours too, may not have synced them.
+
+    Args:
+        base: the HDD's base folder.
+        files: real paths below it.
+        limiter: one token is held meanwhile.
+
+    Cancellation:
+        Between two files.
+
+    Raises:
+        MustWait, DiskError: they did not get there.
+    """
+
+    def call() -> None:
+        path = str(base)
+        try:
+            for path in [str(f) for f in files] + _chains(base, {str(f.parent) for f in files}):
+                trio.from_thread.check_cancelled()
+                _sync(path)
+        except OSError as error:
+            raise write_error(error, path) from error
+
+    await trio.to_thread.run_sync(call, limiter=limiter)
 
 
 def _publish_one(

@@ -724,3 +724,19 @@ def test_pieces_read_again_come_past_the_page_cache(
     source = copy_stream.Input(path=case.items[0].source, size_bytes=100_000)
     assert len(copy_pieces.read_from_disk(source, segment)) == 32768
     assert dropped == [(0, 32768)]
+
+
+async def test_readback_asks_the_disk_for_every_staged_file_not_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[str] = []
+    real = disk_calls.drop_cached
+
+    def note(fd: int, offset_bytes: int = 0, size_bytes: int = 0) -> None:
+        dropped.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        real(fd, offset_bytes, size_bytes)
+
+    monkeypatch.setattr(disk_calls, "drop_cached", note)
+    case = make(tmp_path)
+    await case.copy(CopyOptions(nice=0, verification=Verification.READBACK))
+    assert sorted(dropped) == ["0", "1", "2", "3", "4"]

@@ -1,5 +1,6 @@
 """Publishing: never over another file, never half, and finished after any crash."""
 
+# ruff: noqa: ASYNC240 (nothing else runs in these tests)
 from __future__ import annotations
 
 import errno
@@ -22,7 +23,7 @@ from qbm_trio.adapters.publish_staging import (
     discard_staging,
     prepare_staging,
 )
-from qbm_trio.adapters.publishing import PublishItem, publish, set_aside, shortened
+from qbm_trio.adapters.publishing import PublishItem, publish, set_aside, shortened, sync_adopted
 from qbm_trio.core.errors import DestinationConflict, DiskError, MustWait, UnsafePath
 from qbm_trio.core.model import WaitReason
 
@@ -183,6 +184,45 @@ async def test_every_folder_that_changed_is_synced_once_and_after_its_last_chang
     monkeypatch.setattr(disk_calls, "fsync", note)
     await rig.publish(items)
     assert sorted(synced) == [".", "tv", "tv/hd", "tv/hd/Show", "tv/hd/Show/Subs"]
+
+
+async def test_publishing_again_syncs_folders_that_a_killed_try_made(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = await rig.stage()
+    await rig.publish(items)  # say that it was killed before its syncs
+    synced: list[str] = []
+    monkeypatch.setattr(publishing, "_sync", synced.append)
+    await rig.publish(items)
+    parts = ["tv/hd/Show/Subs", "tv/hd/Show", "tv/hd", "tv", "."]
+    assert synced == [str(rig.hdd / part) for part in parts]
+
+
+async def test_adopted_files_and_their_folders_are_synced(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.publish(await rig.stage())
+    synced: list[str] = []
+    real = publishing._sync
+
+    def note(path: str) -> None:
+        synced.append(str(Path(path).relative_to(rig.hdd)))
+        real(path)
+
+    monkeypatch.setattr(publishing, "_sync", note)
+    await sync_adopted(rig.hdd, rig.destinations[:1], limiter=LIMITER)
+    assert synced == ["tv/hd/Show/one.mkv", "tv/hd/Show", "tv/hd", "tv", "."]
+    with pytest.raises(MustWait):
+        await sync_adopted(rig.hdd, [rig.hdd / "absent"], limiter=LIMITER)
+
+
+async def test_a_linked_ssd_folder_still_bounds_the_models(rig: Rig, tmp_path: Path) -> None:
+    rig.ssd.chmod(0o751)
+    tmp_path.chmod(0o700)
+    alias = tmp_path / "alias"
+    alias.symlink_to(rig.ssd)
+    await publish(rig.hdd, await rig.stage(), source_root=alias, limiter=LIMITER)
+    assert stat.S_IMODE((rig.hdd / "tv").stat().st_mode) == 0o751
 
 
 # -- after a crash at any step -----------------------------------------------------
