@@ -235,6 +235,13 @@ async def test_a_write_answered_with_an_error_is_not_sent_again(status: int) -> 
         assert client.requests == len(server.seen) == 1
 
 
+async def test_nothing_below_sends_a_request_again_unseen() -> None:
+    with client_of(lambda _: Reply(status=500)) as (client, server):
+        with pytest.raises(QbittorrentUnreachable):
+            await client.version()  # by GET, which the library's connections repeat
+        assert client.requests == len(server.seen) == 1
+
+
 async def test_adding_a_tag_twice_is_harmless_so_it_is_sent_once_more() -> None:
     with client_of(lambda _: Reply(drop=len(server.seen) == 1)) as (client, server):
         await client.add_tags(ID, ["ssd"])
