@@ -25,17 +25,19 @@ __all__ = [
     "check_marker",
     "check_not_aliased",
     "check_writable",
-    "clean_probes",
     "create_marker",
     "disk_space",
+    "probe_name",
     "raise_open_files_limit",
     "read_marker",
+    "remove_old_probes",
     "resolve_beneath",
     "same_file_system",
 ]
 
 MARKER_NAME = ".qbm-tier"
 _PROBE_PREFIX = ".qbm-probe-"
+_RUN = secrets.token_hex(4)  #: tells the probes of this process from what a crash left
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
@@ -239,7 +241,8 @@ async def check_not_aliased(
             _refuse_same(*files)
         _refuse_same(one, other)
         for made, seen in ((one, other), (other, one)):
-            probe = made / f"{_PROBE_PREFIX}{instance_id}-{secrets.token_hex(16)}"
+            remove_old_probes(made, instance_id)
+            probe = made / probe_name(instance_id)
             try:
                 os.close(os.open(probe, _CREATE, 0o600))
                 try:
@@ -253,24 +256,37 @@ async def check_not_aliased(
     await _in_thread(call, limiter)
 
 
-async def clean_probes(folder: Path, *, instance_id: str, limiter: trio.CapacityLimiter) -> int:
-    """Remove the probes that a crash left in one folder. Returns how many."""
+def probe_name(instance_id: str) -> str:
+    """A name that nothing else has, and that says whose it is."""
+    return f"{_PROBE_PREFIX}{instance_id}-{_RUN}-{secrets.token_hex(16)}"
 
-    def call() -> int:
-        count = 0
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(f"{_PROBE_PREFIX}{instance_id}-") and entry.is_file(
-                        follow_symlinks=False
-                    ):
-                        Path(entry.path).unlink(missing_ok=True)
-                        count += 1
-        except OSError as error:
-            raise write_error(error, folder) from error
-        return count
 
-    return await _in_thread(call, limiter)
+def remove_old_probes(folder: Path, instance_id: str) -> int:
+    """Remove the probes that an earlier run left in one folder when it was killed. Blocks.
+
+    Those of this run stay: another job may be looking at them.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        MustWait, DiskError: the system refused.
+    """
+    own, live = f"{_PROBE_PREFIX}{instance_id}-", f"{_PROBE_PREFIX}{instance_id}-{_RUN}-"
+    count = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if (
+                    entry.name.startswith(own)
+                    and not entry.name.startswith(live)
+                    and entry.is_file(follow_symlinks=False)
+                ):
+                    Path(entry.path).unlink(missing_ok=True)
+                    count += 1
+    except OSError as error:
+        raise write_error(error, folder) from error
+    return count
 
 
 async def check_writable(folder: Path, *, instance_id: str, limiter: trio.CapacityLimiter) -> None:
@@ -282,7 +298,7 @@ async def check_writable(folder: Path, *, instance_id: str, limiter: trio.Capaci
     """
 
     def call() -> None:
-        probe = folder / f"{_PROBE_PREFIX}{instance_id}-{secrets.token_hex(16)}"
+        probe = folder / probe_name(instance_id)
         try:
             os.close(os.open(probe, _CREATE, 0o600))
             probe.unlink(missing_ok=True)

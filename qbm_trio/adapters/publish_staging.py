@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 import trio
 
 from ..core.errors import JobError, UnsafePath
-from . import disk_calls
+from . import disk, disk_calls
 from .disk_errors import write_error
 from .disk_paths import resolve_beneath
 from .publish_folders import deepest_existing
@@ -125,7 +124,9 @@ def _can_rename(home: Path, folder: Path) -> bool:
         return False
     if folder == home.parents[2]:
         return True  # the base itself
-    name = f".qbm-probe-{home.parent.name}-{secrets.token_hex(16)}"
+    instance_id = home.parent.name
+    disk.remove_old_probes(folder, instance_id)
+    name = disk.probe_name(instance_id)
     probe = home / name
     probe.touch(mode=0o600, exist_ok=False)
     moved = folder / name

@@ -191,14 +191,23 @@ async def test_a_folder_that_cannot_be_probed_is_no_proof(tiers: tuple[Path, Pat
         await probe(one, other)
 
 
-async def test_probes_left_by_a_crash_are_removed_but_only_ours(tmp_path: Path) -> None:
-    for name in (".qbm-probe-i-1", ".qbm-probe-other-1", "f"):
+def test_probes_left_by_a_crash_are_removed_but_only_ours_and_no_live_one(tmp_path: Path) -> None:
+    live = disk.probe_name("i")
+    for name in (".qbm-probe-i-1-1", ".qbm-probe-other-1-1", "f", live):
         (tmp_path / name).touch()
     (tmp_path / ".qbm-probe-i-folder").mkdir()
-    assert await disk.clean_probes(tmp_path, instance_id="i", limiter=LIMITER) == 1
-    assert len(list(tmp_path.iterdir())) == 3
+    assert disk.remove_old_probes(tmp_path, "i") == 1
+    assert len(list(tmp_path.iterdir())) == 4
+    assert (tmp_path / live).exists()
     with pytest.raises(MustWait):
-        await disk.clean_probes(tmp_path / "absent", instance_id="i", limiter=LIMITER)
+        disk.remove_old_probes(tmp_path / "absent", "i")
+
+
+async def test_looking_for_an_alias_removes_what_a_crash_left(tiers: tuple[Path, Path]) -> None:
+    for folder in tiers:
+        (folder / ".qbm-probe-i-dead-1").touch()
+    await probe(*tiers)
+    assert not [p for folder in tiers for p in folder.glob(".qbm-probe*")]
 
 
 async def test_writability_is_tried_and_leaves_nothing(
