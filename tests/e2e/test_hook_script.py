@@ -15,6 +15,8 @@ import pytest
 
 from tests.fakes.web_server import Reply, Seen, serving
 from tests.rig.qbt import free_port
+from tests.rig.service import KEY as SERVICE_KEY
+from tests.rig.service import serving as service_on
 
 SCRIPT = Path(__file__).parents[2] / "examples/qbittorrent-notification.sh"
 KEY = 'a "quoted" \\ back\'slash $HOME key: #1'
@@ -388,3 +390,23 @@ def test_a_missing_curl_is_named(tmp_path: Path) -> None:
     done = Hook(["/bin/sh"], str(tools), tmp_path).run({"HTTP_API_KEY": KEY})
     assert done.status == 2
     assert "curl is missing" in done.line
+
+
+# -- the real service -------------------------------------------------------
+
+
+def test_the_service_understands_what_the_script_sends(hook: Hook, tmp_path: Path) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    with service_on(tmp_path / "service", away) as service:
+        env = {"QBM_URL": service.url, "HTTP_API_KEY": SERVICE_KEY}
+        first = hook.run(env, *torrent(NASTY, hash="-", id=ID))
+        again = hook.run(env, *torrent(NASTY, hash="-", id=ID))
+        wrong = hook.run({**env, "HTTP_API_KEY": "another-key-0123456789"})
+        (job,) = service.http.get("/jobs").json()["jobs"]
+    assert (first.status, again.status, wrong.status) == (0, 0, 3)
+    assert job["hash"] == ID
+    assert job["name"] == NASTY
+    assert job["category"] == "tv/new"
+    assert job["id"] in first.line
+    assert job["id"] in again.line
+    assert "refused with 401" in wrong.line
