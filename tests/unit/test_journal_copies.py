@@ -1,0 +1,86 @@
+"""What was published stays known, file by file, apart from the jobs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qbm_trio.adapters import journal_copies as ops
+from qbm_trio.adapters import journal_jobs
+from qbm_trio.adapters.journal import Journal
+from qbm_trio.adapters.journal_copies import Copy, CopyFile
+from qbm_trio.core.lifecycle import Event
+from qbm_trio.core.model import JobId, Notification, TorrentId, Verification
+
+A, B = TorrentId("a" * 40), TorrentId("b" * 40)
+COPY = Copy(
+    torrent_id=A,
+    job_id=JobId("j"),
+    destination="tv/Ünï",
+    save_root="/downloads/ssd",
+    category="tv/Ünï",
+    name="n",
+    verification=Verification.READBACK,
+    size_bytes=2**41,
+    begun_at=5.0,
+    published_at=None,
+)
+
+
+def entry(index: int, path: str, *, ours: bool) -> CopyFile:
+    return CopyFile(index=index, path=path, size_bytes=7, mtime_ns=None, ours=ours)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    connection = Journal.open(tmp_path)._connection
+    yield connection
+    connection.close()
+
+
+def test_a_copy_is_begun_with_its_files_and_published_with_their_times(
+    db: sqlite3.Connection,
+) -> None:
+    files = [entry(0, "tv/Ünï/0", ours=True), entry(2, "tv/Ünï/2", ours=False)]
+    assert ops.find(db, A) is None
+    ops.begin(db, COPY, files)
+    assert ops.find(db, A) == COPY
+    assert ops.files(db, A) == files
+    ops.published(db, A, [(0, 2**62), (2, 1)], now=9.0)
+    assert ops.find(db, A) == replace(COPY, published_at=9.0)
+    assert [f.mtime_ns for f in ops.files(db, A)] == [2**62, 1]
+
+
+def test_a_copy_begun_anew_is_unpublished_forgets_old_files_and_keeps_what_is_ours(
+    db: sqlite3.Connection,
+) -> None:
+    ops.begin(db, COPY, [entry(0, "a", ours=True), entry(1, "b", ours=False), entry(2, "c", ours=True)])  # fmt: skip  # noqa: E501
+    ops.published(db, A, [(0, 1), (1, 1), (2, 1)], now=6.0)
+    # Found again at its place, the file looks like anyone's; the journal knows better.
+    ops.begin(db, COPY, [entry(0, "a", ours=False), entry(1, "b", ours=False)])
+    assert ops.find(db, A) == COPY
+    assert ops.files(db, A) == [entry(0, "a", ours=True), entry(1, "b", ours=False)]
+
+
+def test_claims_name_every_torrent_that_has_the_path_and_whose_file_it_is(
+    db: sqlite3.Connection,
+) -> None:
+    ops.begin(db, COPY, [entry(0, "shared", ours=True), entry(1, "mine", ours=True)])
+    ops.begin(db, replace(COPY, torrent_id=B), [entry(0, "shared", ours=False)])
+    found = ops.claims(db, ["shared", "mine", "Shared"])
+    assert sorted(found["shared"]) == [(A, True), (B, False)]
+    assert found["mine"] == [(A, True)]
+    assert found["Shared"] == []
+
+
+def test_copies_outlive_their_jobs(db: sqlite3.Connection) -> None:
+    journal_jobs.admit(db, Notification(hash=A), job_id=JobId("j"), now=1)
+    ops.begin(db, COPY, [entry(0, "a", ours=True)])
+    journal_jobs.move(db, JobId("j"), Event.CANCEL, now=2)
+    assert journal_jobs.prune(db, finished_before=3) == 1
+    assert ops.find(db, A) == COPY
+    assert ops.files(db, A) == [entry(0, "a", ours=True)]

@@ -1,0 +1,192 @@
+"""A recovery point is whole or absent, five are kept, and one alone restores the queue."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from qbm_trio.adapters import journal_copies, journal_jobs, recovery_point
+from qbm_trio.adapters.journal import Journal
+from qbm_trio.adapters.journal_copies import Copy, CopyFile
+from qbm_trio.core.errors import JournalUnwritable
+from qbm_trio.core.lifecycle import Event
+from qbm_trio.core.model import Job, JobId, Notification, TorrentId, Verification, WaitReason
+
+ROOT = Path(__file__).parents[2]
+
+
+@asynccontextmanager
+async def running(state_dir: Path) -> AsyncIterator[Journal]:
+    journal = Journal.open(state_dir)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run, trio.CapacityLimiter(1))
+            try:
+                yield journal
+            finally:
+                journal.close()
+
+
+def points(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.glob(recovery_point.PATTERN))
+
+
+def hidden(folder: Path) -> list[Path]:
+    return list(folder.glob(".*"))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path(path).read_bytes())
+    return content
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; needs root, as in the container."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a small file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
+    tmp_path: Path,
+) -> None:
+    torrent = TorrentId("a" * 40)
+    copy = Copy(
+        torrent_id=torrent,
+        job_id=JobId("1"),
+        destination="tv",
+        save_root="/ssd",
+        category="tv",
+        name="🐉\n",
+        verification=Verification.PIECES,
+        size_bytes=2**50,
+        begun_at=1.5,
+        published_at=None,
+    )
+    entry = CopyFile(index=0, path="tv/\u2028", size_bytes=1, mtime_ns=None, ours=True)
+
+    async with running(tmp_path) as journal:
+
+        def fill(db: Any) -> None:
+            for n in range(4):
+                journal_jobs.admit(
+                    db,
+                    Notification(hash=f"{n:040x}", name="Ünï '\"🐉", priority=n, category="a/b"),
+                    job_id=JobId(str(n)),
+                    now=n + 0.25,
+                )
+            journal_jobs.begin(db, JobId("1"), now=5)
+            journal_jobs.move(
+                db,
+                JobId("2"),
+                Event.WAIT,
+                now=6,
+                changes={"wait_reason": WaitReason.RETRY, "next_at": 66.5, "attempts": 2},
+            )
+            journal_jobs.cancel(db, JobId("3"), now=7)
+            journal_jobs.set_meta(db, "first_run_at", "1")
+            journal_jobs.count(db, "bytes_copied", 2**60)
+            journal_copies.begin(db, copy, [entry])
+
+        await journal.do(fill)
+        saved = await recovery_point.save(journal, now=1e9, limiter=trio.CapacityLimiter(1))
+        alive = await journal.do(journal_jobs.alive)
+
+    assert (saved.counts, saved.saved_at) == ({"jobs": 3, "copies": 1, "copy_files": 1}, 1e9)
+    content = load(saved.path)
+    assert content["format"] == recovery_point.FORMAT
+    assert content["meta"] == {"first_run_at": "1"}
+    assert content["counters"] == {"bytes_copied": 2**60}
+    # Rebuilt from the text alone, each value equals the one in the journal.
+    assert [Job(**row) for row in content["jobs"]] == alive
+    assert len(alive) == 3
+    (row,) = content["copies"]
+    assert [CopyFile(**f) for f in row.pop("files")] == [entry]
+    assert Copy(**row) == copy
+
+
+async def test_the_newest_five_are_kept_even_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as journal:
+        limiter = trio.CapacityLimiter(1)
+        made = [
+            Path((await recovery_point.save(journal, now=1e9 + n, limiter=limiter)).path).name
+            for n in range(8)
+        ]
+        assert points(tmp_path) == made[-5:]
+        late = await recovery_point.save(journal, now=5e8, limiter=limiter)
+        assert points(tmp_path) == [Path(late.path).name, *made[-4:]]
+    assert not hidden(tmp_path)
+
+
+async def test_a_disk_that_refuses_is_reported_and_earlier_points_stay(small_disk: Path) -> None:
+    limiter = trio.CapacityLimiter(1)
+    filler = trio.Path(small_disk / "filler")
+    async with running(small_disk) as journal:
+        await recovery_point.save(journal, now=1e9, limiter=limiter)
+        with pytest.raises(OSError, match="No space"):
+            await filler.write_bytes(bytes(2**20))
+        before = points(small_disk)
+        assert len(before) == 1
+        with pytest.raises(JournalUnwritable, match="No space left on device; free space"):
+            await recovery_point.save(journal, now=2e9, limiter=limiter)
+        assert points(small_disk) == before
+        assert not hidden(small_disk)
+        await filler.unlink()
+        await recovery_point.save(journal, now=2e9, limiter=limiter)
+        assert len(points(small_disk)) == 2
+
+
+SAVE_IN_A_LOOP = """
+import sys, trio
+from pathlib import Path
+from qbm_trio.adapters.recovery_point import _write
+content = {"jobs": [{"name": "x" * 1000}] * 500, "end": True}
+print("ready", flush=True)
+n = 0
+while True:
+    n += 1
+    _write(Path(sys.argv[1]), content, 1e9 + n)
+"""
+
+
+def test_a_point_is_whole_or_absent_when_the_process_is_killed_at_any_moment(
+    tmp_path: Path,
+) -> None:
+    dice = random.Random(5)
+    for n in range(8):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVE_IN_A_LOOP, str(folder)], stdout=subprocess.PIPE, cwd=ROOT
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            until = time.monotonic() + 10
+            while not points(folder) and time.monotonic() < until:
+                pass
+            moment = time.monotonic() + dice.random() * 0.02
+            while time.monotonic() < moment:
+                pass
+            child.send_signal(signal.SIGKILL)
+        found = points(folder)
+        assert 1 <= len(found) <= 6, "five, and perhaps the one whose elders it had no time to drop"
+        for name in found:
+            assert load(folder / name)["end"] is True
