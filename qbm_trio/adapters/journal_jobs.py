@@ -325,8 +325,8 @@ def resolve(
 ) -> tuple[Job, list[Job]]:
     """Record which torrent a running job is about; two jobs of one torrent become one.
 
-    The later one is merged into the earlier, or into one that runs already; the one
-    that stays has the highest priority of them.
+    The later one is merged into the earlier, or into one that runs and is known to be
+    this torrent's; the one that stays has the highest priority of them.
 
     Returns:
         The job as it is now (perhaps `JobState.MERGED`), and the others that changed.
@@ -367,9 +367,6 @@ def resolve(
     priority = max((o.priority for o in changed), default=job.priority)
     if priority > job.priority:
         job = raise_priority(connection, job_id, priority, now=now)
-    highest = max((o.priority for o in others), default=job.priority)
-    if highest > job.priority:
-        job = raise_priority(connection, job_id, highest, now=now)
     return job, changed
 
 
