@@ -76,7 +76,8 @@ def _look(ssd: Path, hdd: Path, files: Sequence[PlannedFile]) -> tuple[Seen, ...
         if number % MANY == 0:
             trio.from_thread.check_cancelled()
         source = on_ssd.resolve(file.on_ssd)
-        destination = on_hdd.resolve(file.on_hdd)
+        # A link in the file's own place is something foreign, not a way to another file.
+        destination = on_hdd.folder(file.on_hdd) / file.on_hdd.name
         from_stat = _source(source, file)
         # What stands where an unwanted file would go is in nobody's way.
         there = _at(destination) if file.wanted else None
@@ -137,12 +138,17 @@ class _Folders:
         self._root = root
         self._real: dict[PurePosixPath, Path] = {}
 
-    def resolve(self, relative: PurePosixPath) -> Path:
+    def folder(self, relative: PurePosixPath) -> Path:
+        """The real folder that a file is in."""
         parent = relative.parent
         real = self._real.get(parent)
         if real is None:
             real = self._real[parent] = resolve_beneath(self._root, parent)
-        path = real / relative.name
+        return real
+
+    def resolve(self, relative: PurePosixPath) -> Path:
+        """The real file, where it is a link, too."""
+        path = self.folder(relative) / relative.name
         try:
             is_link = path.is_symlink()
         except OSError as error:

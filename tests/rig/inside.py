@@ -1,0 +1,280 @@
+"""The real service inside the test's own trio loop: no process, no HTTP, no waiting.
+
+Its parts are within reach, its constants can be patched, and a test waits for its
+events. qBittorrent is a real one, or whatever client a test puts in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from qbm_trio.adapters.journal import Journal
+from qbm_trio.core.client import QbittorrentClient
+from qbm_trio.core.lifecycle import ACTIVE
+from qbm_trio.core.model import Job, JobId, JobState, Notification
+from qbm_trio.service import Service
+from qbm_trio.settings.loading import load
+from tests.rig.qbt import Qbt
+from tests.rig.torrents import MadeTorrent, Version, make_torrent, write_files
+
+LIMIT_S = 20.0  #: for anything a test waits for
+
+
+@dataclass(kw_only=True)
+class Inside:
+    """A running service with its own tiers and state."""
+
+    service: Service
+    journal: Journal
+    ssd: Path
+    hdd: Path
+
+    async def notify(self, hash_: str, **fields: object) -> JobId:
+        """Tell it that a torrent finished; give the job's id."""
+        notification = Notification(hash=hash_, **fields)  # type: ignore[arg-type]
+        return (await self.service.jobs.accept(notification)).job.id
+
+    async def until(self, job_id: JobId, what: Callable[[Job], bool]) -> Job:
+        """The job, as soon as ``what`` is true of it."""
+        with trio.move_on_after(LIMIT_S):
+            while True:
+                changed = self.service.jobs.changed
+                if what(await self.service.jobs.get(job_id)):
+                    break
+                await changed.wait()
+        job = await self.service.jobs.get(job_id)
+        assert what(job), f"not within {LIMIT_S} s: {job}"
+        return job
+
+    async def ended(self, job_id: JobId) -> Job:
+        """The job, when no work is left to do, its clearing up included."""
+        job = await self.until(job_id, lambda job: job.state not in ACTIVE)
+        with trio.fail_after(LIMIT_S):
+            while job_id in self.service.workers.running:
+                await self.service.workers.job_ended.wait()
+        return job
+
+    async def in_state(self, job_id: JobId, *states: JobState) -> Job:
+        """The job, as soon as it is in one of these states."""
+        return await self.until(job_id, lambda job: job.state in states)
+
+    async def waits(self, job_id: JobId) -> Job:
+        """The job, as soon as it waits."""
+        return await self.in_state(job_id, JobState.WAITING)
+
+    async def tier(self, hash_: str) -> Job:
+        """Do the whole job of a torrent; give how it ended."""
+        return await self.ended(await self.notify(hash_))
+
+    def wake_all(self) -> None:
+        """Look at every waiting job now."""
+        waits = self.service.waits
+        waits.wake(*{reason for _, reason in waits._deadlines.values()})
+
+    def staging(self) -> list[str]:
+        """What is left of staging on the HDD: nothing, when no job runs."""
+        return [str(p.relative_to(self.hdd)) for p in self.hdd.rglob(".qbm-staging/*/*")]
+
+    def contents(self) -> dict[str, bytes]:
+        """Every file on the HDD but the service's own."""
+        return {
+            str(path.relative_to(self.hdd)): path.read_bytes()
+            for path in sorted(self.hdd.rglob("*"))
+            if path.is_file() and not path.name.startswith(".qbm-")
+        }
+
+
+@asynccontextmanager
+async def inside(
+    root: Path,
+    qbittorrent_url: str = "http://127.0.0.1:1",
+    *,
+    client: QbittorrentClient | None = None,
+    **env: str,
+) -> AsyncIterator[Inside]:
+    """Run the service with its tiers and state below ``root`` until the block ends.
+
+    Started again on the same ``root``, it goes on where it stopped. ``client``
+    takes the place of the adapter to qBittorrent.
+    """
+    ssd, hdd, state = (root / name for name in ("ssd", "hdd", "state"))
+    for folder in (ssd, hdd, state):
+        folder.mkdir(parents=True, exist_ok=True)
+    settings, _ = load(
+        {
+            "HTTP_ENABLED": "false",
+            "QBIT_HOST": qbittorrent_url,
+            "DOWNLOAD_PATH_SSD": str(ssd),
+            "FINAL_DEST_BASE_HDD": str(hdd),
+            "STATE_DIR": str(state),
+            "LOG_FILE": str(root / "qbm.log"),
+            "DISK_SPACE_THRESHOLD_GB": "0.001",
+            "HDD_MIN_FREE_GB": "0",
+            **env,
+        }
+    )
+    journal = Journal.open(settings.state_dir)
+    thread = trio.CapacityLimiter(1)
+    async with trio.open_nursery() as infra:
+        await infra.start(journal.run, thread)
+        try:
+            service = await Service.assemble(settings, journal)
+            if client is not None:
+                _put_in(service, client)
+            async with trio.open_nursery() as parts:
+                await service.start(parts, None)
+                yield Inside(service=service, journal=journal, ssd=ssd, hdd=hdd)
+                parts.cancel_scope.cancel()
+        finally:
+            journal.close()
+
+
+def _put_in(service: Service, client: QbittorrentClient) -> None:
+    parts: tuple[object, ...] = (
+        service.tiering,
+        service.tiering._planner,
+        service.workers,
+        service.observer,
+    )
+    vars(service)["client"] = client
+    for part in parts:
+        vars(part)["_client"] = client
+
+
+@dataclass(frozen=True, kw_only=True)
+class Put:
+    """A torrent that was made and given to qBittorrent."""
+
+    id: str
+    made: MadeTorrent
+
+
+def make(
+    folder: Path,
+    name: str,
+    sizes: Mapping[str, int] | int,
+    *,
+    version: Version = Version.V1,
+    padded: bool = False,
+    piece_length: int = 16 * 1024,
+    seed: int = 0,
+) -> MadeTorrent:
+    """Write random files below ``folder`` and describe them; an integer makes one file."""
+    files: Sequence[str] | None = None
+    if isinstance(sizes, int):
+        write_files(folder, {name: sizes}, seed=seed)
+    else:
+        write_files(folder / name, sizes, seed=seed)
+        files = list(sizes)
+    return make_torrent(
+        folder, name, files, version=version, padded=padded, piece_length=piece_length
+    )
+
+
+def put(
+    qbt: Qbt,
+    folder: Path,
+    name: str,
+    sizes: Mapping[str, int] | int,
+    *,
+    seen_as: Path | None = None,
+    version: Version = Version.V1,
+    padded: bool = False,
+    piece_length: int = 16 * 1024,
+    seed: int = 0,
+    **options: object,
+) -> Put:
+    """Make a torrent and give it, complete, to qBittorrent.
+
+    ``seen_as`` is qBittorrent's name for ``folder``.
+    """
+    made = make(
+        folder, name, sizes, version=version, padded=padded, piece_length=piece_length, seed=seed
+    )
+    id_ = qbt.add(made.data, save_path=seen_as or folder, complete=True, **options)
+    # 4.5 shows a relative one right after adding.
+    qbt.wait_for(lambda: qbt.info(id_)["content_path"].startswith("/"), "its path is known")
+    return Put(id=id_, made=made)
+
+
+@contextmanager
+def mounted(folder: Path, *, size: str = "4m", options: str = "") -> Iterator[Path]:
+    """A small file system of its own (tmpfs) at ``folder``. Needs root."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount(folder, size=size, options=options)
+    try:
+        yield folder
+    finally:
+        if os.path.ismount(folder):
+            unmount(folder)
+
+
+def mount(folder: Path, *, size: str = "4m", options: str = "") -> None:
+    """Mount a small, empty file system."""
+    extra = f",{options}" if options else ""
+    run("mount", "-t", "tmpfs", "-o", f"size={size}{extra}", "tmpfs", str(folder))
+
+
+def unmount(folder: Path) -> None:
+    """Take a file system away, also from under those who use it."""
+    run("umount", "--lazy", str(folder))
+
+
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[Path]:
+    """The folder ``source`` under a second name. Needs root."""
+    target.mkdir(parents=True, exist_ok=True)
+    run("mount", "--bind", str(source), str(target))
+    try:
+        yield target
+    finally:
+        if os.path.ismount(target):
+            unmount(target)
+
+
+def run(*command: str) -> None:
+    """Run a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+
+
+async def in_thread(call: Callable[[], object]) -> None:
+    """Do what blocks without holding the service up."""
+    await trio.to_thread.run_sync(call)
+
+
+def tags(qbt: Qbt, id_: str) -> set[str]:
+    """The tags that qBittorrent shows."""
+    return {tag for tag in str(qbt.info(id_)["tags"]).split(", ") if tag}
+
+
+def digests(paths: Collection[Path]) -> list[bytes]:
+    """The bytes of files, in order."""
+    return [path.read_bytes() for path in paths]
+
+
+__all__ = [
+    "Inside",
+    "Put",
+    "bound",
+    "digests",
+    "in_thread",
+    "inside",
+    "make",
+    "mount",
+    "mounted",
+    "partial",
+    "put",
+    "run",
+    "tags",
+    "unmount",
+]
