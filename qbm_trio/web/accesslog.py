@@ -15,7 +15,10 @@ server_log = logging.getLogger("qbm_trio.http")
 def log_access(
     client: Any, method: str, path: str, status: int, size_bytes: int, duration_s: float
 ) -> None:
-    """Log one answer. Reads that worked are DEBUG: polling would drown the rest.
+    """Log one answer.
+
+    Reads that worked are DEBUG: polling would drown the rest. So is a 202: whoever
+    made the job or the run has just logged it.
 
     Args:
         client: address of the peer as hypercorn gives it.
@@ -25,7 +28,8 @@ def log_access(
         size_bytes: of the answer's body.
         duration_s: from the end of the request's head to the end of the answer.
     """
-    level = logging.DEBUG if method == "GET" and 200 <= status < 400 else logging.INFO
+    quiet = status == 202 or (method in ("GET", "HEAD") and 200 <= status < 400)
+    level = logging.DEBUG if quiet else logging.INFO
     if log.isEnabledFor(level):
         host = client[0] if client else "-"
         log.log(

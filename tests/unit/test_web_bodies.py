@@ -118,11 +118,20 @@ def test_brackets_inside_text_are_not_nesting() -> None:
         b'{"a":"' + b'\\"' * 500_000,
         b'{"a":"' + b"[" * 1_000_000,
         b"{" * 40 + b'"' * 1_000_000,
+        b'{"a":"' + b"[" * 40 + b'\\"' * 500_000,
         b'{"a":[' + b'"\\",' * 250_000,
         b'{"' + b'":0,"' * 200_000 + b'":0}',
         b'{"a": ' + b"9" * 1_000_000 + b"}",
     ],
-    ids=["escapes", "brackets", "quotes", "open strings", "repeated names", "digits"],
+    ids=[
+        "escapes",
+        "brackets",
+        "quotes",
+        "brackets and escapes",
+        "open strings",
+        "repeated names",
+        "digits",
+    ],
 )
 def test_a_hostile_megabyte_is_refused_in_linear_time(body: bytes) -> None:
     began = time.perf_counter()
