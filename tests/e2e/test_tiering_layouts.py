@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qbm_trio.core.model import JobState, Outcome
-from tests.rig.inside import inside, put, tags
+from tests.rig.inside import give, inside, make, put, tags
 from tests.rig.qbt import Qbt, running
 from tests.rig.torrents import Version
 
@@ -118,23 +118,11 @@ async def test_a_torrent_without_a_subfolder_is_laid_out_below_its_category(
 ) -> None:
     async with inside(tmp_path, qbt.url) as service:
         folder = service.ssd / "flat"
-        torrent = put(
-            qbt,
-            folder,
-            "Root",
-            {"a": 20_000, "sub/b": 20_000},
-            category="films",
-            content_layout="NoSubfolder",
-            is_paused=True,
-        )
-        # Added before its files lie there: it is checked once they do.
+        made = make(folder, "Root", {"a": 20_000, "sub/b": 20_000})
         for child in list((folder / "Root").iterdir()):
             child.rename(folder / child.name)
         (folder / "Root").rmdir()
-        qbt.api.torrents_recheck(torrent.id)
-        qbt.wait_for(
-            lambda: qbt.info(torrent.id)["state"] == "pausedUP", "it is checked and complete"
-        )
+        torrent = give(qbt, made, folder, category="films", content_layout="NoSubfolder")
         assert qbt.info(torrent.id)["content_path"] == str(folder)
 
         job = await service.tier(torrent.id)
@@ -167,15 +155,10 @@ async def test_a_single_file_put_into_a_folder_by_qbittorrent_lands_in_it(
     qbt: Qbt, tmp_path: Path
 ) -> None:
     async with inside(tmp_path, qbt.url) as service:
+        made = make(service.ssd, "film.mkv", 40_000, seed=3)
         (service.ssd / "film").mkdir()
-        torrent = put(
-            qbt, service.ssd, "film.mkv", 40_000, seed=3, content_layout="Subfolder", is_paused=True
-        )
         (service.ssd / "film.mkv").rename(service.ssd / "film/film.mkv")
-        qbt.api.torrents_recheck(torrent.id)
-        qbt.wait_for(
-            lambda: qbt.info(torrent.id)["state"] == "pausedUP", "it is checked and complete"
-        )
+        torrent = give(qbt, made, service.ssd, content_layout="Subfolder")
 
         assert (await service.tier(torrent.id)).outcome is Outcome.TIERED
         assert list(service.contents()) == ["film/film.mkv"]

@@ -199,7 +199,12 @@ def put(
     made = make(
         folder, name, sizes, version=version, padded=padded, piece_length=piece_length, seed=seed
     )
-    id_ = qbt.add(made.data, save_path=seen_as or folder, complete=True, **options)
+    return give(qbt, made, seen_as or folder, **options)
+
+
+def give(qbt: Qbt, made: MadeTorrent, save_path: Path, **options: object) -> Put:
+    """Give a torrent to qBittorrent; its files are there, complete."""
+    id_ = qbt.add(made.data, save_path=save_path, complete=True, **options)
     # 4.5 shows a relative one right after adding.
     qbt.wait_for(lambda: qbt.info(id_)["content_path"].startswith("/"), "its path is known")
     return Put(id=id_, made=made)
@@ -267,6 +272,7 @@ __all__ = [
     "Put",
     "bound",
     "digests",
+    "give",
     "in_thread",
     "inside",
     "make",
