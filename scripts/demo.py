@@ -42,23 +42,23 @@ COMMAND = f'"{HOOK}" "%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
 
 MIB = 2**20
 SAMPLES = (
-    Sample(name="A Film (2026).mkv", category="movies", sizes={"A Film (2026).mkv": 64 * MIB}),
+    Sample(name="A Film (2026).mkv", category="movies", sizes={"A Film (2026).mkv": 40 * MIB}),
     Sample(
         name="Série – première saison",
         category="tv",
         sizes={
-            f"Série – première saison/S01E0{n} “été”.mkv": 18 * MIB + n * 4099 for n in (1, 2, 3)
+            f"Série – première saison/S01E0{n} “été”.mkv": 10 * MIB + n * 4099 for n in (1, 2, 3)
         },
     ),
     Sample(
         name="Field recordings",
         category="music/ambient",
-        sizes={f"Field recordings/{n:02} birds.flac": MIB + n * 777 for n in range(1, 9)},
+        sizes={f"Field recordings/{n:02} birds.flac": MIB // 2 + n * 777 for n in range(1, 9)},
     ),
 )
-DOWNLOAD_LIMIT_BYTES_S = 40 * MIB  # slow enough to be seen
-COPY_LIMIT_MB_S = 9
-DEADLINE_S = 100.0
+DOWNLOAD_LIMIT_BYTES_S = 30 * MIB  # slow enough to be seen
+COPY_LIMIT_MB_S = 6
+DEADLINE_S = 100.0  # in half a minute on an idle machine
 POLL_S = 0.15
 
 

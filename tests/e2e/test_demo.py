@@ -85,7 +85,7 @@ def test_every_byte_lands_verified_and_tagged(tmp_path: Path) -> None:
     for expected in (
         "accepted: torrent",
         "A Film (2026).mkv: done: tiered",
-        "12 files, 132 MB: every byte is on both tiers.",
+        "12 files, 78 MB: every byte is on both tiers.",
         '"status": "healthy"',
         '"torrents_processed": 3',
         "the service drained and ended with exit status 0",
