@@ -1,0 +1,266 @@
+"""How fast it is, measured beside plain tools in the same run: see ``scripts/bench``."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.text import Text
+
+from scripts.benchmarks import copies, notify, report, resident
+from scripts.benchmarks.machine import MIB, Places, describe, places
+from scripts.benchmarks.model import BenchFailed, Row, Target
+from scripts.benchmarks.torrents import Content, many_files, one_file
+from scripts.rig.qbt import Qbt, running
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("copy", "small", "notify", "memory", "start")
+COPY_TARGET = Target(limit=1.2)
+SMALL_TARGET = Target(limit=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much is done."""
+
+    rounds: int
+    large_bytes: int
+    small_count: int
+    small_bytes: int = 20 * 1024
+    burst_s: float
+    writes: int  #: in one round beside fdatasync
+    jobs: int  #: in the journal
+    copies: int  #: of the large file, during which notifications are measured
+    rate_limit_mb_s: str = ""  #: for these copies
+
+    @property
+    def data_bytes(self) -> int:
+        """What the SSD folder must hold."""
+        return self.large_bytes + self.small_count * (self.small_bytes + 4096)
+
+
+FULL = Sizes(
+    rounds=5,
+    large_bytes=2048 * MIB,
+    small_count=5000,
+    burst_s=3,
+    writes=400,
+    jobs=10_000,
+    copies=9,
+)
+QUICK = Sizes(
+    rounds=1,
+    large_bytes=48 * MIB,
+    small_count=200,
+    burst_s=0.4,
+    writes=50,
+    jobs=300,
+    copies=3,
+    rate_limit_mb_s="8",  # lest they end before something is measured
+)
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, console: Console, where: Places, sizes: Sizes, stack: ExitStack) -> None:
+        self._console = console
+        self._where = where
+        self._sizes = sizes
+        self._stack = stack
+        self._large_content: Content | None = None
+        self._loaded_services: resident.Loaded | None = None
+        self._qbittorrent: Qbt | None = None
+
+    def run(self, parts: tuple[str, ...]) -> list[Row]:
+        """Measure some parts."""
+        rows: list[Row] = []
+        if "copy" in parts:
+            rows += self._copies(
+                f"one file of {self._sizes.large_bytes // MIB} MiB", self._large(), COPY_TARGET
+            )
+        if "small" in parts:
+            self._begin("test data: small files")
+            content = many_files(
+                self._where.ssd,
+                self._sizes.small_count,
+                self._sizes.small_bytes,
+                piece_bytes=128 * 1024,
+            )
+            rows += self._copies(
+                f"{self._sizes.small_count} files of 20 KiB", content, SMALL_TARGET
+            )
+        if "notify" in parts:
+            self._begin("notification")
+            rows += notify.measure(
+                self._where,
+                self._large(),
+                self._qbt(),
+                rounds=self._sizes.rounds,
+                seconds=self._sizes.burst_s,
+                say=self._say,
+            )
+            self._begin("notification while three copies run")
+            rows += resident.during_copies(
+                self._loaded(), rounds=self._sizes.rounds, count=self._sizes.writes, say=self._say
+            )
+        if "memory" in parts or "start" in parts:
+            self._begin("memory and start")
+            rows += resident.measure(
+                self._loaded(),
+                memory="memory" in parts,
+                start="start" in parts,
+                rounds=self._sizes.rounds,
+                say=self._say,
+            )
+        return rows
+
+    def _copies(self, what: str, content: Content, target: Target) -> list[Row]:
+        self._begin(f"{what}: cold source, synced")
+        rows = copies.compare(
+            f"{what}, verified and synced, beside cp and sync -f",
+            content,
+            self._where.hdd,
+            cold=True,
+            rounds=self._sizes.rounds,
+            target=target,
+            say=self._say,
+        )
+        if self._where.memory is None:
+            self._say("not measured without a disk: no tmpfs with enough room")
+            return rows
+        self._begin(f"{what}: page cache to memory, no sync")
+        return rows + copies.compare(
+            f"{what}, from page cache to memory: what the code costs",
+            content,
+            self._where.memory,
+            cold=False,
+            rounds=self._sizes.rounds,
+            target=None,
+            say=self._say,
+        )
+
+    def _large(self) -> Content:
+        if self._large_content is None:
+            self._begin("test data: large file")
+            # Piece lengths are those that libtorrent picks for such sizes.
+            self._large_content = one_file(
+                self._where.ssd, self._sizes.large_bytes, piece_bytes=512 * 1024
+            )
+        return self._large_content
+
+    def _qbt(self) -> Qbt:
+        if self._qbittorrent is None:
+            profile = self._where.work / "qbittorrent"
+            self._qbittorrent = self._stack.enter_context(running(profile))
+        return self._qbittorrent
+
+    def _loaded(self) -> resident.Loaded:
+        if self._loaded_services is None:
+            self._loaded_services = resident.Loaded(
+                self._where,
+                self._large(),
+                self._qbt(),
+                jobs=self._sizes.jobs,
+                copies=self._sizes.copies,
+                rate_limit_mb_s=self._sizes.rate_limit_mb_s,
+            )
+        return self._loaded_services
+
+    def _begin(self, what: str) -> None:
+        self._console.print(Text(f"\n{what}", style="bold"))
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(f"  {line}"))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the bench; a missed target is no failure."""
+    options = _options(arguments)
+    sizes = QUICK if options.quick else FULL
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=190)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)
+    # As the service does at its start.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    began = time.monotonic()
+    try:
+        with ExitStack() as stack:
+            try:
+                where = stack.enter_context(places(options.folder, data_bytes=sizes.data_bytes))
+                machine = describe(where)
+                report.print_machine(console, machine)
+                rows = Bench(console, where, sizes, stack).run(options.only)
+            finally:
+                # A second Ctrl-C must not stop the cleaning.
+                for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(signum, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        console.print("\nStopped. Everything is cleaned up.")
+        return 130
+    except (BenchFailed, RuntimeError, TimeoutError) as error:
+        print(f"scripts/bench: FAILED: {error}", file=sys.stderr)
+        return 1
+    output: Path = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    when = time.strftime("%Y-%m-%d %H:%M %Z")
+    report.write_json(output / "bench.json", machine, rows, measured=when, quick=options.quick)
+    report.write_chart(output / "bench.png", machine, rows)
+    console.print()
+    if options.quick:
+        console.print(
+            "Quick: sizes too small to judge the speed by; the targets are for full size."
+        )
+    report.print_table(console, rows)
+    console.print(Text(f"{output / 'bench.png'}, {output / 'bench.json'}"))
+    console.print(f"Done in {time.monotonic() - began:.0f} s. Everything is cleaned up.")
+    return 0
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument(
+        "--only", type=_parts, default=PARTS, metavar="PARTS", help=f"some of {','.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        action="append",
+        default=[],
+        help="twice: the SSD folder, then the HDD folder, on two file systems",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "build" / "bench", help="for chart and figures"
+    )
+    options = parser.parse_args(arguments)
+    if len(options.folder) not in (0, 2):
+        parser.error("give --folder twice: the SSD folder, then the HDD folder")
+    return options
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    chosen = tuple(text.split(","))
+    if unknown := set(chosen) - set(PARTS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {PARTS}")
+    return chosen
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

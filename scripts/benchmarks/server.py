@@ -1,0 +1,238 @@
+"""The service as a process of its own, its journal, and the programs that load it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from qbm_trio.adapters import journal_jobs
+from qbm_trio.adapters.journal import FILE_NAME, Journal
+from qbm_trio.core.model import JobId, Notification
+from scripts.rig.qbt import free_port
+
+from .model import BenchFailed
+
+ROOT = Path(__file__).resolve().parents[2]
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def clean_environment() -> dict[str, str]:
+    """Nothing of a user's own settings; what a Python process needs."""
+    kept = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+@dataclass(kw_only=True)
+class Server:
+    """One service with a state directory of its own."""
+
+    folder: Path
+    ssd: Path
+    hdd: Path
+    qbittorrent_port: int
+    settings: dict[str, str] = field(default_factory=dict)
+    core: int | None = None  #: pinned to it
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def state(self) -> Path:
+        """Its state directory."""
+        return self.folder / "state"
+
+    def start(self) -> None:
+        """Start it; return once it answers."""
+        self.spawn()
+        self.wait_for_health(("healthy", "degraded"))
+
+    def spawn(self) -> None:
+        """Start it and wait for nothing."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        environ = {
+            "HTTP_PORT": str(self.port),
+            "HTTP_API_KEY": self.key,
+            "QBIT_HOST": "127.0.0.1",
+            "QBIT_PORT": str(self.qbittorrent_port),
+            "DOWNLOAD_PATH_SSD": str(self.ssd),
+            "FINAL_DEST_BASE_HDD": str(self.hdd),
+            "CONFIG_BASE": str(self.folder),
+            "STATE_DIR": str(self.state),
+            "DISK_SPACE_THRESHOLD_GB": "0",
+            "HDD_MIN_FREE_GB": "0",
+            "QUEUE_CAPACITY": "1000000",
+        }
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "qbm_trio", "--service"],
+                cwd=ROOT,
+                env=clean_environment() | environ | self.settings,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=partial(pin, self.core),
+            )
+
+    @property
+    def output(self) -> Path:
+        """What it printed."""
+        return self.folder / "service.log"
+
+    def wait_for_health(self, statuses: Sequence[str], limit_s: float = 60) -> float:
+        """Ask until ``/health`` says one of ``statuses``; return when it did (perf_counter)."""
+        until = time.perf_counter() + limit_s
+        while time.perf_counter() < until:
+            if self.process is not None and self.process.poll() is not None:
+                break
+            answer = self.get("/health", quiet=True)
+            if answer is not None and answer["status"] in statuses:
+                return time.perf_counter()
+            time.sleep(0.002)
+        words = self.output.read_text(errors="replace")[-2000:]
+        raise BenchFailed(f"the service does not say {' or '.join(statuses)}:\n{words}")
+
+    def get(self, path: str, *, quiet: bool = False) -> Any:
+        """An answer as JSON; None, if ``quiet``, while nothing answers."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", headers={"X-API-Key": self.key}
+        )
+        try:
+            with _OPENER.open(request, timeout=30) as answer:
+                return json.load(answer)
+        except OSError as error:
+            if quiet and not isinstance(error, urllib.error.HTTPError):
+                return None
+            raise BenchFailed(f"GET {path} failed: {error}") from error
+
+    def copying(self) -> int:
+        """How many copies run right now."""
+        return sum(p["phase"] == "copying" for p in self.get("/status")["processes"])
+
+    def wait_for_copies(self, count: int, limit_s: float = 30) -> None:
+        """Wait until so many copies run. Raises `BenchFailed`."""
+        until = time.monotonic() + limit_s
+        while self.copying() < count:
+            if time.monotonic() > until:
+                jobs = self.get("/jobs?limit=10")["jobs"]
+                raise BenchFailed(f"{count} copies do not run; the jobs are {jobs}")
+            time.sleep(0.02)
+
+    def memory_bytes(self, name: str = "VmRSS") -> int:
+        """What the kernel says of its memory."""
+        assert self.process is not None
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        raise BenchFailed(f"the kernel does not tell {name}")
+
+    def kill(self) -> None:
+        """End it as a power cut would: nothing is flushed."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+
+    def journal_hashes(self) -> set[str]:
+        """The hash of every job in the journal. Only when it does not run."""
+        connection = sqlite3.connect(self.state / FILE_NAME)
+        try:
+            return {row[0] for row in connection.execute("SELECT hash FROM jobs")}
+        finally:
+            connection.close()
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
+    """Run a service for the length of a block; it is killed at the end."""
+    server.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def fill_journal(state: Path, notifications: Sequence[Notification]) -> None:
+    """Put jobs into a new journal, as if they had been accepted by a service before."""
+
+    async def fill() -> None:
+        journal = Journal.open(state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(journal.run, trio.CapacityLimiter(1))
+            pending = [
+                journal.submit(
+                    partial(
+                        journal_jobs.admit,
+                        n=notification,
+                        job_id=JobId(secrets.token_hex(8)),
+                        now=time.time(),
+                    )
+                )
+                for notification in notifications
+            ]
+            for each in pending:
+                await each.wait()
+            journal.close()
+
+    state.mkdir(parents=True, exist_ok=True)
+    trio.run(fill)
+
+
+def pin(core: int | None) -> None:
+    """Keep this process on one core."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+def start_load(*arguments: object, core: int | None) -> subprocess.Popen[bytes]:
+    """Start a program of ``load.py``."""
+    environ = clean_environment()
+    if core is not None:
+        environ["QBM_BENCH_CORE"] = str(core)
+    return subprocess.Popen(
+        [sys.executable, "-m", "scripts.benchmarks.load", *map(str, arguments)],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+
+
+def end_load(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What it printed, once it has ended. Raises `BenchFailed`."""
+    try:
+        output, _ = process.communicate(timeout=180)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode != 0:
+        raise BenchFailed(f"a load program ended with {process.returncode}")
+    result: dict[str, Any] = json.loads(output)
+    if result.get("problem_count"):
+        raise BenchFailed(
+            f"{result['problem_count']} answers were not a 202 of their own: {result['problems']}"
+        )
+    return result
+
+
+def cores() -> tuple[int | None, int | None]:
+    """One for the service and one for the load; None where there are not two."""
+    usable = sorted(os.sched_getaffinity(0))
+    return (usable[0], usable[1]) if len(usable) > 1 else (None, None)
