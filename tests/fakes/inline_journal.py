@@ -28,10 +28,12 @@ def _refuse_writes(action: int, *_about: str | None) -> int:
 class InlineJournal(Journal):
     """Commits in the trio thread, all that was handed in during one step at once.
 
-    Set ``full`` to make every write fail, as on a full disk, until it is unset.
+    Set ``full`` to make every write fail, as on a full disk, until it is unset; set
+    ``held`` to have commits take as long as the test likes.
     """
 
     _full = False
+    held = False  #: nothing is committed while this is set; see `let_go`
 
     @property
     def full(self) -> bool:
@@ -53,11 +55,16 @@ class InlineJournal(Journal):
         return pending
 
     def _flush(self) -> None:
-        if self._inbox.empty():
+        if self.held or self._inbox.empty():
             return
         batch: list[Pending[Any]] = self._next_batch()[0]
         self._commit(batch)
         self._deliver(batch)
+
+    def let_go(self) -> None:
+        """Commit what was held up, in one batch, and hold no more."""
+        self.held = False
+        self._flush()
 
     def end(self) -> None:
         """Close the file, as a process that ends does."""
