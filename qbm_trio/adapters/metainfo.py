@@ -17,7 +17,6 @@ from ..core.pieces import LEAF_BYTES, MetaFile, Metainfo, layer_root
 
 _MAX_FILE_BYTES = (1 << 48) - 1  # libtorrent's own limit (file_storage.hpp)
 _MAX_PIECE_LENGTH = 0x7FFF * LEAF_BYTES  # libtorrent's own limit (torrent_info.cpp)
-_MAX_NAME_BYTES = 255
 _MAX_DEPTH = 100
 
 
@@ -244,8 +243,7 @@ def _component(raw: object) -> str:
         raise _bad("a name in it is empty")
     if raw in (b".", b"..") or b"/" in raw or b"\0" in raw:
         raise _bad(f"the name {name!r} would lead out of its folder")
-    if len(raw) > _MAX_NAME_BYTES:
-        raise _bad(f"the name {name[:40]!r}… is longer than {_MAX_NAME_BYTES} bytes")
+    # However long: qBittorrent shortens what no file system takes, here it names nothing.
     return name
 
 

@@ -207,28 +207,24 @@ class Qbittorrent:
             await self._write(lambda api: api.torrents_remove_tags(joined, id), repeatable=True)
 
     async def _read(self, call: Callable[[Session], T], *, about: TorrentId | None = None) -> T:
-        # Abandoning is safe: the answer is not needed, nothing was changed, and
-        # the thread keeps the limiter's token until its request is over.
-        return await self._run(call, about=about, repeatable=True, abandon=True)
+        return await self._run(call, about=about, repeatable=True)
 
     async def _write(
         self, call: Callable[[Session], T], *, about: TorrentId | None = None, repeatable: bool
     ) -> T:
-        return await self._run(call, about=about, repeatable=repeatable, abandon=False)
+        return await self._run(call, about=about, repeatable=repeatable)
 
     async def _run(
-        self,
-        call: Callable[[Session], T],
-        *,
-        about: TorrentId | None,
-        repeatable: bool,
-        abandon: bool,
+        self, call: Callable[[Session], T], *, about: TorrentId | None, repeatable: bool
     ) -> T:
+        # What may be repeated may be abandoned, too: a qBittorrent that hangs must not
+        # hold up a drain. The thread keeps the limiter's token until its request is
+        # over, so that no later call overtakes it.
         try:
             result = await trio.to_thread.run_sync(
                 partial(self._session.perform, call, about=about, repeatable=repeatable),
                 limiter=self._limiter,
-                abandon_on_cancel=abandon,
+                abandon_on_cancel=repeatable,
             )
         except (QbittorrentUnreachable, QbittorrentLoginRefused) as error:
             self._contact = replace(self._contact, reachable=False, problem=str(error))

@@ -22,7 +22,7 @@ from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verif
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
 from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
-from ..adapters.publishing import PublishItem, publish, set_aside
+from ..adapters.publishing import PublishItem, publish, set_aside, sync_adopted
 from ..core.client import QbittorrentClient
 from ..core.errors import (
     DestinationChanged,
@@ -295,6 +295,11 @@ class Tiering:
                 if i.staged is not None
             ],
             source_root=self._policy.ssd,
+            limiter=self._tiers.hdd.limiter,
+        )
+        await sync_adopted(
+            self._policy.hdd,
+            [i.published for i in items if i.published is not None],
             limiter=self._tiers.hdd.limiter,
         )
         mtimes_ns = [(i, w.mtime_ns) for i, w in report.files.items()]

@@ -59,8 +59,9 @@ def test_a_single_file_has_a_folder_only_when_its_torrent_has(
     assert meta.torrent_id == (made.infohash_v2 or made.infohash_v1 or "")[:40]
 
 
-def test_unicode_and_names_of_255_bytes_are_kept(tmp_path: Path) -> None:
-    names = ["ü" * 127, "日本語😀.mkv", 'q"\\\n$(x)']
+def test_unicode_and_long_names_are_kept_since_they_name_no_file_of_ours() -> None:
+    # qBittorrent shortens what is too long for a file system; its list has the names.
+    names = ["ü" * 127, "x" * 300, "日本語😀.mkv", 'q"\\\n$(x)']
     meta = parse(torrent(files=[entry([n.encode()], 1) for n in names], pieces=bytes(20)))
     assert [f.path for f in meta.files] == [("t", n) for n in names]
 
@@ -99,8 +100,8 @@ def test_padding_is_known_without_a_name_and_counts_no_index() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [b"..", b".", b"/etc", b"a/b", b"/", b"", b"nul\0", b"x" * 256],
-    ids=["dotdot", "dot", "absolute", "slash", "root", "empty", "nul", "long"],
+    [b"..", b".", b"/etc", b"a/b", b"/", b"", b"nul\0"],
+    ids=["dotdot", "dot", "absolute", "slash", "root", "empty", "nul"],
 )
 @pytest.mark.parametrize("place", ["name", "file", "folder", "v2 file", "v2 name"])
 def test_a_name_that_cannot_be_one_is_refused(name: bytes, place: str) -> None:
