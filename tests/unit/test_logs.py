@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import trio
@@ -20,7 +21,7 @@ from qbm_trio import logs
 from qbm_trio.logs import REDACTED, job_context, logging_to
 from qbm_trio.settings import Settings, load
 
-SECRET = "s3cret/with&signs 'and' quotes"
+SECRET = "s3cret/with&signs 'and' \"quotes\" \\"
 log = logging.getLogger("qbm_trio.test")
 
 
@@ -68,7 +69,7 @@ def test_what_is_below_the_level_is_not_logged(settings: Settings) -> None:
 def test_no_secret_reaches_the_log(
     settings: Settings, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quoted = "s3cret%2Fwith%26signs%20%27and%27%20quotes"
+    quoted = quote(SECRET, safe="")
     with logging_to(with_format(settings, form)):
         log.info("plain %s, url ?api_key=%s, repr %r", SECRET, quoted, SECRET)
         logging.getLogger("somebody.else").warning({"password": SECRET})

@@ -246,6 +246,7 @@ def test_a_tier_must_be_a_folder_that_exists(
     assert problem(environ | {name: str(missing)}).startswith(f"{name}: {missing} does not exist")
     missing.write_bytes(b"")
     assert "is not a folder" in problem(environ | {name: str(missing)})
+    assert r"two\nlines does not exist" in problem(environ | {name: f"{tmp_path}/two\nlines"})
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
     assert problem(environ | {name: str(loop)}).startswith(f"{name}: {loop} ")
