@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -152,6 +152,7 @@ def test_a_form_with_too_many_fields_gets_400() -> None:
     assert refusal(b"a=1&" * 200, FORM).status == 400
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([None, JSON, FORM, "text/plain", "é/ü"]))
 def test_any_bytes_give_fields_or_a_refusal(body: bytes, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
@@ -163,6 +164,7 @@ def test_any_bytes_give_fields_or_a_refusal(body: bytes, content_type: str | Non
             json.loads(error.reply().body)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(codec=None, exclude_categories=[]), max_size=5),
@@ -177,6 +179,7 @@ def test_lone_surrogates_anywhere_give_fields_or_a_refusal(value: dict[str, obje
     json.loads(refused.value.reply().body)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_query_gives_values_or_a_refusal(query: bytes) -> None:
     error = tried(lambda: read_query(JobsQuery, query))

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qbm_trio.core.model import Notification
@@ -247,6 +247,7 @@ def test_in_a_form_too_a_hint_that_cannot_be_used_is_dropped(text: str) -> None:
     assert of_form(f"hash={V1}&{text}").params == {}
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=20),
