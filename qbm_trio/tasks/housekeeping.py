@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import aclosing
 from functools import partial
 
 from trio_util import periodic
@@ -23,14 +24,15 @@ PRUNE_EVERY = 60
 async def keep_house(observer: Observer, journal: Journal, retention_s: float) -> None:
     """Runs until cancelled."""
     number = 0
-    async for _ in periodic(INTERVAL_S):
-        try:
-            await observer.save_counters()
-            if number % PRUNE_EVERY == 0:
-                before = time.time() - retention_s
-                gone = await journal.do(partial(journal_jobs.prune, finished_before=before))
-                if gone:
-                    log.info("forgot %d jobs that ended long ago", gone)
-        except JournalUnwritable as error:
-            log.error("%s", error)
-        number += 1
+    async with aclosing(periodic(INTERVAL_S)) as ticks:
+        async for _ in ticks:
+            try:
+                await observer.save_counters()
+                if number % PRUNE_EVERY == 0:
+                    before = time.time() - retention_s
+                    gone = await journal.do(partial(journal_jobs.prune, finished_before=before))
+                    if gone:
+                        log.info("forgot %d jobs that ended long ago", gone)
+            except JournalUnwritable as error:
+                log.error("%s", error)
+            number += 1

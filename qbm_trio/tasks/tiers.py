@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -222,16 +222,17 @@ class Tiers:
                 nursery.start_soon(self._watch, tier, name=f"probe {tier.name}")
 
     async def _watch(self, tier: Tier) -> None:
-        async for _ in periodic(PROBE_INTERVAL_S):
-            troubled = tier.trouble is not None
-            if tier.marker is None and not self._read_only:
-                await self.prepare()
-            else:
-                await tier.probe()
-                await self._compare()
-            if troubled and tier.trouble is None:
-                self.usable.set()
-                self.usable = trio.Event()
+        async with aclosing(periodic(PROBE_INTERVAL_S)) as ticks:
+            async for _ in ticks:
+                troubled = tier.trouble is not None
+                if tier.marker is None and not self._read_only:
+                    await self.prepare()
+                else:
+                    await tier.probe()
+                    await self._compare()
+                if troubled and tier.trouble is None:
+                    self.usable.set()
+                    self.usable = trio.Event()
 
     @contextmanager
     def room(

@@ -47,12 +47,11 @@ class Inside:
         with trio.move_on_after(LIMIT_S):
             while True:
                 changed = self.service.jobs.changed
-                if what(await self.service.jobs.get(job_id)):
-                    break
+                job = await self.service.jobs.get(job_id)
+                if what(job):
+                    return job
                 await changed.wait()
-        job = await self.service.jobs.get(job_id)
-        assert what(job), f"not within {LIMIT_S} s: {job}"
-        return job
+        raise AssertionError(f"not within {LIMIT_S} s: {await self.service.jobs.get(job_id)}")
 
     async def ended(self, job_id: JobId) -> Job:
         """The job, when no work is left to do, its clearing up included."""
@@ -66,9 +65,18 @@ class Inside:
         """The job, as soon as it is in one of these states."""
         return await self.until(job_id, lambda job: job.state in states)
 
-    async def waits(self, job_id: JobId) -> Job:
-        """The job, as soon as it waits."""
-        return await self.in_state(job_id, JobState.WAITING)
+    async def waits(self, job_id: JobId, *, again_after: Job | None = None) -> Job:
+        """The job, as soon as it waits, again after an earlier wait if that is given."""
+        started_at = again_after.started_at if again_after else None
+        return await self.until(
+            job_id, lambda job: job.state is JobState.WAITING and job.started_at != started_at
+        )
+
+    async def look_again(self, job: Job) -> Job:
+        """Have a waiting job looked at now; give it when it waits again."""
+        await self.until(job.id, lambda _: job.id in self.service.waits._deadlines)
+        self.wake_all()
+        return await self.waits(job.id, again_after=job)
 
     async def tier(self, hash_: str) -> Job:
         """Do the whole job of a torrent; give how it ended."""
