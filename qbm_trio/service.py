@@ -151,6 +151,7 @@ class Service:
         self._files = trio.CapacityLimiter(1)
         self._workers_ended = trio.Event()
         self._http_stop = trio.Event()
+        self._http_scope = trio.CancelScope()
         self._http_ended = trio.Event()
         self.jobs = Jobs(journal, JobQueue(settings.queue_capacity))
         self.waits = Waits(self.jobs)
@@ -236,13 +237,14 @@ class Service:
             version=__version__,
         )
         try:
-            await serve_http(
-                create_app(backend),
-                backend,
-                listener,
-                shutdown=self._http_stop,
-                task_status=task_status,
-            )
+            with self._http_scope:
+                await serve_http(
+                    create_app(backend),
+                    backend,
+                    listener,
+                    shutdown=self._http_stop,
+                    task_status=task_status,
+                )
         finally:
             self._http_ended.set()
 
@@ -292,11 +294,17 @@ class Service:
         self._journal.close()
         await self._journal.closed.wait()
         stop.saved = True
+        if self._settings.http_enabled:
+            await self._end_http()
+        # Last, after the access log's lines of the requests that were cut off.
         log.info("stopped: the journal is closed, recovery point %s", path)
+
+    async def _end_http(self) -> None:
         self._http_stop.set()
         with trio.move_on_after(STOP_S):
-            if self._settings.http_enabled:
-                await self._http_ended.wait()
+            await self._http_ended.wait()
+        self._http_scope.cancel()
+        await self._http_ended.wait()
 
     async def _save_last(self) -> str:
         try:

@@ -5,23 +5,24 @@ Real qBittorrent, real service. What the HDD must hold is known from before.
 
 from __future__ import annotations
 
+import logging
 import random
-import signal
 import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 
 import httpx
 import pytest
 
-from tests.rig.library import MARKER, Library, Shelved, shelf, snapshot
-from tests.rig.qbt import Qbt, running
+from tests.rig.library import MARKER, Library, Shelved, frozen, shelf, snapshot, stage
 from tests.rig.service import KEY, Service
+
+log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.qbittorrent, pytest.mark.slow]
 
@@ -29,17 +30,6 @@ KILLS = 52
 TORRENTS = 40
 CLIENTS = 4
 SEED = 20260731
-
-
-@contextmanager
-def stage(root: Path, **env: str) -> Iterator[tuple[Service, Library]]:
-    """A qBittorrent, a service that is not started yet, and an empty library."""
-    with ExitStack() as stack:
-        qbt = stack.enter_context(running(root / "qbt"))
-        service = Service(root / "service", qbt.url, env)
-        stack.callback(service.http.close)
-        stack.callback(service.kill)
-        yield service, Library(service, qbt)
 
 
 class Clients:
@@ -117,9 +107,7 @@ def alive(service: Service) -> list[dict[str, object]]:
     return found
 
 
-def test_no_acknowledged_torrent_is_lost_by_fifty_kills_at_random_moments(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+def test_no_acknowledged_torrent_is_lost_by_fifty_kills_at_random_moments(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     limits = {"COPY_RATE_LIMIT_MB_S": "12", "MAX_CONCURRENT_COPY_OPERATIONS": "2"}
     with stage(tmp_path, **limits) as (service, library):
@@ -162,7 +150,7 @@ def test_no_acknowledged_torrent_is_lost_by_fifty_kills_at_random_moments(
         assert {p.split("/")[0] for p in new} <= {"hdd", "ssd", "state", "service.log", "qbm.log"}
         assert "Traceback" not in service.output()
     figures = f"{KILLS} kills, {clients.cut_off} requests cut off, phases {dict(phases)}"
-    record_property("kills", figures)
+    log.info("%s", figures)
     # Which kill lands where is chance, that none of so many does would not be.
     assert phases["copying"] > 0
     assert clients.cut_off > 0
@@ -172,17 +160,6 @@ def phases_on_disk(service: Service) -> list[str]:
     """The phases that running jobs were in when it died; ``none`` without any."""
     rows = service.on_disk("SELECT phase FROM jobs WHERE state = 'running'")
     return [str(phase) for (phase,) in rows] or ["none"]
-
-
-@contextmanager
-def frozen(qbt: Qbt) -> Iterator[None]:
-    """qBittorrent hangs: its port accepts, nothing answers."""
-    assert qbt.process is not None
-    qbt.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        qbt.process.send_signal(signal.SIGCONT)
 
 
 def phase_is(service: Service, phase: str) -> Callable[[], bool]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.rig.qbt import Qbt
+from tests.rig.qbt import Qbt, running
 from tests.rig.service import Service
 from tests.rig.torrents import Version, make_torrent, write_files
 
@@ -158,3 +160,25 @@ def sha256(path: Path) -> str:
     """The file's SHA-256, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def stage(root: Path, **env: str) -> Iterator[tuple[Service, Library]]:
+    """A qBittorrent, a service that is not started yet, and an empty library."""
+    with ExitStack() as stack:
+        qbt = stack.enter_context(running(root / "qbt"))
+        service = Service(root / "service", qbt.url, env)
+        stack.callback(service.http.close)
+        stack.callback(service.kill)
+        yield service, Library(service, qbt)
+
+
+@contextmanager
+def frozen(qbt: Qbt) -> Iterator[None]:
+    """qBittorrent hangs: its port accepts, nothing answers."""
+    assert qbt.process is not None
+    qbt.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        qbt.process.send_signal(signal.SIGCONT)
