@@ -90,7 +90,10 @@ def _offered(headers: Mapping[str, str], query: bytes) -> bytes | None:
     if scheme.lower() == "bearer":
         return token.strip().encode("latin-1")
     if b"api_key" in query:
-        values = [value for name, value in query_pairs(query) if name == "api_key"]
+        try:
+            values = [value for name, value in query_pairs(query) if name == "api_key"]
+        except ApiError:  # no key was found, so nothing else is told
+            return None
         if len(values) == 1:
             return values[0].encode("utf-8", "surrogateescape")
     return None

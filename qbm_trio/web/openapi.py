@@ -164,12 +164,6 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         errors.add(404)
     error_ref = refs[(ErrorAnswer, "serialization")]
     for status in sorted(errors):
-        known = responses.get(str(status))
-        if known is not None:
-            known["content"]["application/json"]["schema"] = {
-                "anyOf": [known["content"]["application/json"]["schema"], error_ref]
-            }
-            continue
         responses[str(status)] = _response(_ERRORS[status], [error_ref])
         if status == 503:
             responses[str(status)]["headers"] = {

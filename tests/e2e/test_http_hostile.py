@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import struct
@@ -521,6 +522,25 @@ async def test_a_client_that_waits_for_its_turn_at_shutdown_is_let_go() -> None:
             assert not await second.ends(within_s=0.1)
             async with shut_down(site, within_s=2):
                 assert await second.ends()
+
+
+async def test_running_out_of_descriptors_delays_a_client_and_loses_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = trio.SocketListener.accept
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    async def short(self: trio.SocketListener) -> trio.SocketStream:
+        if failures:
+            await trio.lowlevel.checkpoint()
+            raise failures.pop()
+        return await real(self)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", short)
+    async with site_on(backend(StandIn())) as site:
+        assert (await site.call("GET", "/health")).status == 200
+    assert not failures
+    assert "Too many open files" in caplog.text
 
 
 # -- shutdown ---------------------------------------------------------------

@@ -199,3 +199,9 @@ def test_a_query_that_cannot_be_used_gets_422(query: bytes) -> None:
     with pytest.raises(ApiError) as refused:
         read_query(JobsQuery, query)
     assert refused.value.status == 422
+
+
+def test_a_query_with_too_many_fields_gets_400() -> None:
+    with pytest.raises(ApiError) as refused:
+        read_query(JobsQuery, b"x&" * 200)
+    assert refused.value.status == 400
