@@ -61,6 +61,7 @@ class Row:
     unit: str
     target: Target | None = None
     note: str = ""
+    on_chart: bool = True
 
     @property
     def verdict(self) -> str:
@@ -107,7 +108,13 @@ def ratio_row(
 
 
 def plain_row(
-    section: str, name: str, ours: Series, *, target: Target | None = None, note: str = ""
+    section: str,
+    name: str,
+    ours: Series,
+    *,
+    target: Target | None = None,
+    note: str = "",
+    on_chart: bool = True,
 ) -> Row:
     """A row whose figure is the median itself."""
     return Row(
@@ -118,6 +125,7 @@ def plain_row(
         unit=ours.unit,
         target=target,
         note=note,
+        on_chart=on_chart,
     )
 
 

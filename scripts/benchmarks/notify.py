@@ -141,6 +141,7 @@ def _of_the_generator(*, seconds: float, rounds: int) -> list[Row]:
             f"{clients} client{'s' if clients > 1 else ''}, the load's own limit",
             Series(name="rate", unit="/s", values=tuple(found)),
             note="against a server that does nothing",
+            on_chart=False,
         )
         for clients, found in rates.items()
     ]
@@ -218,7 +219,7 @@ def during_copies(
             figure=ours.median - bare_series.median,
             unit="ms",
             target=Target(limit=ABOVE_FDATASYNC_MS),
-            note=f"{len(ours_ms)} rounds of {count}; RSS up to {rss_bytes / 1e6:.0f} MB",
+            note=f"rounds of {count} writes each; RSS up to {rss_bytes / 1e6:.0f} MB",
         )
     ]
 

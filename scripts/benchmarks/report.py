@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -62,36 +63,27 @@ def write_chart(path: Path, machine: Mapping[str, str], rows: Sequence[Row]) -> 
     groups = [
         (section, unit, list(group))
         for (section, unit), group in groupby(
-            sorted(rows, key=lambda row: (row.section, row.unit, row.ours.unit)),
+            sorted((row for row in rows if row.on_chart), key=_panel_of(rows)),
             key=lambda row: (row.section, row.ours.unit),
         )
     ]
-    heights = [1.2 + 0.5 * len(group) for _, _, group in groups]
+    columns = 2 if len(groups) > 1 else 1
+    lines = -(-len(groups) // columns)
     figure, panels = pyplot.subplots(
-        len(groups),
-        1,
-        figsize=(11, sum(heights) + 1),
+        lines,
+        columns,
+        figsize=(7.5 * columns, 2.7 * lines + 0.8),
         squeeze=False,
-        height_ratios=heights,
         layout="constrained",
     )
-    for panel, (section, unit, group) in zip(panels[:, 0], groups, strict=True):
-        for y, row in enumerate(group):
-            if row.beside is not None:
-                panel.barh(y + 0.2, row.beside.median, height=0.34, color=_BESIDE)
-                panel.plot(row.beside.values, [y + 0.2] * len(row.beside.values), "k.", ms=3)
-            place, height = (y - 0.2, 0.34) if row.beside else (y, 0.6)
-            panel.barh(place, row.ours.median, height=height, color=_OURS)
-            panel.plot(row.ours.values, [place] * len(row.ours.values), "k.", ms=3)
-            limit = _limit_on_axis(row)
-            if limit is not None:
-                panel.plot([limit, limit], [y - 0.42, y + 0.42], color=_LIMIT, lw=2)
-        labels = [f"{r.name}\n{r.figure_text()}  {_word(r)}" for r in group]
-        panel.set_yticks(range(len(group)), labels, fontsize=8)
-        panel.invert_yaxis()
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for panel, (section, unit, group) in zip(panels.flat, groups, strict=False):
+        _draw(panel, group)
         panel.set_xlim(left=0)
         panel.set_xlabel(unit, fontsize=8)
-        panel.set_title(section, loc="left", fontsize=10)
+        panel.tick_params(axis="x", labelsize=8)
+        panel.set_title(section, loc="left", fontsize=9)
     figure.suptitle(
         "qbm-trio (blue), beside it (grey), target (red); every run is a dot\n"
         f"{machine.get('CPU', '')}, {machine.get('kernel', '')}",
@@ -99,6 +91,31 @@ def write_chart(path: Path, machine: Mapping[str, str], rows: Sequence[Row]) -> 
     )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _draw(panel: Any, group: Sequence[Row]) -> None:
+    for y, row in enumerate(group):
+        if row.beside is not None:
+            panel.barh(y + 0.2, row.beside.median, height=0.34, color=_BESIDE)
+            panel.plot(row.beside.values, [y + 0.2] * len(row.beside.values), "k.", ms=3)
+        place, height = (y - 0.2, 0.34) if row.beside else (y, 0.6)
+        panel.barh(place, row.ours.median, height=height, color=_OURS)
+        panel.plot(row.ours.values, [place] * len(row.ours.values), "k.", ms=3)
+        limit = _limit_on_axis(row)
+        if limit is not None:
+            panel.plot([limit, limit], [y - 0.42, y + 0.42], color=_LIMIT, lw=2)
+    panel.set_yticks(
+        range(len(group)),
+        [f"{row.name}\n{row.figure_text()} {_word(row)}" for row in group],
+        fontsize=7,
+    )
+    panel.set_ylim(max(3, len(group)) - 0.5, -0.5)  # from the top; a lone bar stays slim
+
+
+def _panel_of(rows: Sequence[Row]) -> Callable[[Row], tuple[int, str]]:
+    """Sections in the table's order; in each, one panel for a unit."""
+    sections = list(dict.fromkeys(row.section for row in rows))
+    return lambda row: (sections.index(row.section), row.ours.unit)
 
 
 def _word(row: Row) -> str:
