@@ -7,7 +7,7 @@ import logging
 import trio
 
 from ..core.client import QbittorrentClient
-from ..core.errors import JobError, QbittorrentError
+from ..core.errors import JobError, JournalUnwritable, QbittorrentError
 from ..core.model import JobId
 from .jobs import Jobs
 from .tiering import Tiering
@@ -31,7 +31,7 @@ async def describe_jobs(jobs: Jobs, tiering: Tiering, client: QbittorrentClient)
             try:
                 log.info("dry run: job %s: %s", job_id, await tiering.describe(job))
                 described.add(job_id)
-            except (JobError, QbittorrentError) as error:
+            except (JobError, QbittorrentError, JournalUnwritable) as error:
                 log.warning("dry run: job %s: %s", job_id, error)
                 failed = True
         with trio.move_on_after(TRY_AGAIN_S if failed else float("inf")):

@@ -19,7 +19,7 @@ from trio_util import periodic
 
 from ..adapters import disk, journal_jobs
 from ..adapters.journal import Journal
-from ..core.errors import JobError, MustWait, SameStorage
+from ..core.errors import JobError, JournalUnwritable, MustWait, SameStorage
 from ..core.model import JobId, Progress, WaitReason
 from ..core.overview import TierFigures
 
@@ -140,25 +140,31 @@ class Tiers:
     async def prepare(self) -> None:
         """Learn the markers; at the first start, make them. Troubles are kept, not raised."""
         for tier in (self.ssd, self.hdd):
-            name = f"tier.{tier.name.lower()}"
-            tier.marker = await self._journal.do(partial(journal_jobs.meta, name=name))
-            if tier.marker is None and not self._read_only:
-                try:
-                    marker = await disk.create_marker(tier.root, limiter=tier.limiter)
-                except JobError as error:
-                    tier.trouble = error
-                    log.error("%s tier: %s", tier.name, error)
-                    continue
-                if tier is self.hdd and marker == self.ssd.marker:
-                    # Not to be remembered: the right disk, once mounted, has another one.
-                    tier.trouble = self._same_marker()
-                    log.error("tiers: %s", tier.trouble)
-                    continue
-                await self._journal.do(partial(journal_jobs.set_meta, name=name, value=marker))
-                tier.marker = marker
-                log.info("%s tier: %s is marked as %s", tier.name, tier.root, marker)
-            await tier.probe()
+            try:
+                await self._learn_marker(tier)
+            except (JobError, JournalUnwritable) as error:
+                # What cannot be recorded now is tried again with the next probe.
+                tier.trouble = (
+                    error
+                    if isinstance(error, JobError)
+                    else MustWait(str(error), reason=WaitReason.TIER)
+                )
+                log.error("%s tier: %s", tier.name, error)
+            else:
+                await tier.probe()
         await self._compare()
+
+    async def _learn_marker(self, tier: Tier) -> None:
+        name = f"tier.{tier.name.lower()}"
+        known = await self._journal.do(partial(journal_jobs.meta, name=name))
+        if known is None and not self._read_only:
+            known = await disk.create_marker(tier.root, limiter=tier.limiter)
+            if tier is self.hdd and known == self.ssd.marker:
+                # Not to be remembered: the right disk, once mounted, has another one.
+                raise self._same_marker()
+            await self._journal.do(partial(journal_jobs.set_meta, name=name, value=known))
+            log.info("%s tier: %s is marked as %s", tier.name, tier.root, known)
+        tier.marker = known
 
     async def _compare(self) -> None:
         """Find out, once both can be asked, whether they are two places."""
