@@ -187,14 +187,16 @@ def test_no_acknowledged_job_is_missing_after_a_kill_at_any_moment(tmp_path: Pat
             stdout=subprocess.PIPE,
             cwd=ROOT,
         ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            # A random number of answers, then a random moment within the next commit.
-            lines = [child.stdout.readline() for _ in range(dice.randrange(1, 400))]
-            until = time.monotonic() + dice.random() * 0.005
-            while time.monotonic() < until:
-                pass
-            child.send_signal(signal.SIGKILL)
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"ready\n"
+                # A random number of answers, then a random moment within the next commit.
+                lines = [child.stdout.readline() for _ in range(dice.randrange(1, 400))]
+                until = time.monotonic() + dice.random() * 0.005
+                while time.monotonic() < until:
+                    pass
+            finally:
+                child.send_signal(signal.SIGKILL)
             text = b"".join(lines) + child.stdout.read()
         assert child.returncode == -signal.SIGKILL
         for line in text.decode().splitlines():
@@ -446,9 +448,9 @@ async def test_cancelling_the_writer_strands_nobody(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            await nursery.start(journal.run, trio.CapacityLimiter(1))
+            nursery.start_soon(journal.run, trio.CapacityLimiter(1))
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
+            with trio.move_on_after(5, shield=True):
                 assert await journal.do(put("during")) == "during"
                 journal.close()
     assert on_disk(tmp_path) == {"during"}

@@ -177,15 +177,19 @@ def test_a_point_is_whole_or_absent_when_the_process_is_killed_at_any_moment(
         with subprocess.Popen(
             [sys.executable, "-c", SAVE_IN_A_LOOP, str(folder)], stdout=subprocess.PIPE, cwd=ROOT
         ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            until = time.monotonic() + 10
-            while not points(folder) and time.monotonic() < until:
-                pass
-            moment = time.monotonic() + dice.random() * 0.02
-            while time.monotonic() < moment:
-                pass
-            child.send_signal(signal.SIGKILL)
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"ready\n"
+                until = time.monotonic() + 10
+                while not points(folder) and time.monotonic() < until:
+                    pass
+                moment = time.monotonic() + 0.1 + dice.random() * 0.05
+                while time.monotonic() < moment:
+                    # A reader in between never sees half of one.
+                    newest = folder / points(folder)[-1]
+                    assert newest.read_bytes().endswith(b'"end": true\n}')
+            finally:
+                child.send_signal(signal.SIGKILL)
         found = points(folder)
         assert 1 <= len(found) <= 6, "five, and perhaps the one whose elders it had no time to drop"
         for name in found:
