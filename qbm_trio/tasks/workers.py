@@ -94,7 +94,7 @@ class Workers:
         self._scope = trio.CancelScope()
         self._attempts: dict[JobId, trio.Event] = {}
         self.running: dict[JobId, Running] = {}
-        self.job_ended = trio.Event()  #: set, and replaced, whenever a job ends an attempt
+        self.job_ended = trio.Event()  #: set, and replaced, whenever a job has ended
 
     @property
     def concurrency(self) -> int:
@@ -145,8 +145,10 @@ class Workers:
                 del self._attempts[job_id]
             ended.set()
             self._limiter.release_on_behalf_of(borrower)
-            self.job_ended.set()
-            self.job_ended = trio.Event()
+            if self._jobs.of(job_id) is None:
+                # Not after a wait: jobs that wait for space would wake each other for ever.
+                self.job_ended.set()
+                self.job_ended = trio.Event()
 
     async def _attempt(self, job_id: JobId, scope: trio.CancelScope) -> None:
         contact = self._client.contact
@@ -174,7 +176,7 @@ class Workers:
             except (IllegalMove, WrongState):
                 # Cancelled while it worked; the scope is cancelled too.
                 await trio.lowlevel.checkpoint()
-            except BaseException:
+            except trio.Cancelled:
                 await self._interrupted(job_id)
                 raise
             finally:
