@@ -66,10 +66,10 @@ def test_a_finished_download_arrives_byte_for_byte_and_nothing_is_run(
     with_id: bool,
 ) -> None:
     arguments = '"%I" "%N" "%L" "%F" %C %Z "%G"' + (' "%K"' if with_id else "")
-    leecher.on_finished(f"{SCRIPT} {arguments}")
+    leecher.on_finished(f'"{SCRIPT}" {arguments}')
     if version is Version.V2 and not with_id:
         log = tmp_path / "hook.log"
-        leecher.on_finished(f"/usr/bin/env QBM_HOOK_LOG={log} {SCRIPT} {arguments}")
+        leecher.on_finished(f'/usr/bin/env QBM_HOOK_LOG={log} "{SCRIPT}" {arguments}')
         download(seeder, leecher, version)
         leecher.wait_for(lambda: log.exists() and log.read_text(), "the hook has run")
         assert '"%K" is missing' in log.read_text()
