@@ -141,7 +141,10 @@ def run_pass(
         JobError: an input is missing, changed, or cannot be read.
         Stopped: asked to stop.
     """
-    buffers = [memoryview(bytearray(BUFFER_BYTES)) for _ in range(_BUFFERS)]
+    spans = list(spans)
+    # No larger than what is read: small torrents come by the thousand.
+    size = min(BUFFER_BYTES, max(1, sum(s.segment.size_bytes for s in spans)))
+    buffers = [memoryview(bytearray(size)) for _ in range(_BUFFERS)]
     reader = _Reader(inputs)
     if checker is None:
         for batch in reader.batches(spans, lambda: buffers[0]):
@@ -229,10 +232,12 @@ class _Reader:
                 self._open = source
                 done = 0
                 while True:
-                    if batch.used_bytes == BUFFER_BYTES or len(batch.chunks) >= 4096:
+                    room = len(batch.buffer) - batch.used_bytes
+                    if room == 0 or len(batch.chunks) >= 4096:
                         yield batch
                         batch = Batch(buffer())
-                    take = min(BUFFER_BYTES - batch.used_bytes, segment.size_bytes - done)
+                        room = len(batch.buffer)
+                    take = min(room, segment.size_bytes - done)
                     view = batch.buffer[batch.used_bytes : batch.used_bytes + take]
                     source.read_into(view, segment.offset_bytes + done)
                     last = done + take == segment.size_bytes

@@ -75,19 +75,21 @@ class WorkThread:
 
     def __init__(self, call: Callable[[], Any], *, nice: int = 0) -> None:
         self.done = threading.Event()
-        self._call = call
-        self._nice = nice
         self._value: Any = None
         self._error: BaseException | None = None
+        # The call is the thread's alone, and forgotten with it: what it holds (buffers)
+        # often holds this object, and such a circle waits for the garbage collector.
         # A daemon: a disk that never answers must not keep the process from exiting.
-        self._thread = threading.Thread(target=self._run, name="qbm-disk", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(call, nice), name="qbm-disk", daemon=True
+        )
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, call: Callable[[], Any], nice: int) -> None:
         try:
-            if self._nice:
-                disk_calls.lower_priority(self._nice)
-            self._value = self._call()
+            if nice:
+                disk_calls.lower_priority(nice)
+            self._value = call()
         except BaseException as error:
             self._error = error
         finally:
