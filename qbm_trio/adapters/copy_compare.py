@@ -1,14 +1,14 @@
-"""Is a file that stands at the destination already the torrent's own?"""
+"""Are files that stand at their destinations already the torrent's own?"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trio
 
-from ..core.pieces import Metainfo, Role, plan_spans, v1_segments
+from ..core.pieces import Metainfo, Role, plan_spans
 from .copy_hashing import Piece, PieceChecker
 from .copy_pieces import CopyItem, by_position, corrupt, matches, read_from_disk, segments_of
 from .copy_stream import Batch, Input, run_pass
@@ -20,23 +20,23 @@ from .disk_paths import is_regular
 async def identical(
     metainfo: Metainfo,
     items: Sequence[CopyItem],
-    index: int,
-    candidate: Path,
+    candidates: Mapping[int, Path],
     *,
     limiter: trio.CapacityLimiter,
     nice: int = 10,
-) -> bool:
-    """Whether ``candidate`` holds exactly the torrent's file ``index``, by piece hashes.
+) -> frozenset[int]:
+    """Which candidates hold exactly their file of the torrent, by piece hashes.
 
-    Pieces that it shares with other files are completed from their sources. Where such
-    a neighbour is unwanted, and so not to be had, the candidate is compared with its
-    own source instead. A candidate that is missing or no regular file is not identical.
+    All are read in one pass: pieces of small files are shared, and one pass for each
+    file would read each neighbour again and again. What a shared piece lacks is
+    completed from the sources; when it fails, or an unwanted neighbour keeps it from
+    being checked, the candidates are compared with their own sources there. A candidate
+    that is missing or no regular file is not identical.
 
     Args:
         metainfo: the torrent's.
         items: all its files in order of index.
-        index: the file.
-        candidate: a real path from `disk_paths.resolve_beneath`.
+        candidates: by index; real paths from `disk_paths.resolve_beneath`.
         limiter: one token is held meanwhile.
         nice: of the reading threads.
 
@@ -47,8 +47,14 @@ async def identical(
         SourceCorrupt: a shared piece fails, and does so with the sources alone, too.
         SourceChanged, DiskError, MustWait: something could not be read.
     """
-    job = _Comparison(metainfo, items, index, candidate, nice)
+    if not candidates:
+        return frozenset()
+    job = _Comparison(metainfo, items, candidates, nice)
     return await run_supervised(job.run, nice=nice, limiter=limiter)
+
+
+class _AllDiffer(Exception):
+    """There is nothing left to find out."""
 
 
 class _Comparison:
@@ -56,93 +62,92 @@ class _Comparison:
         self,
         metainfo: Metainfo,
         items: Sequence[CopyItem],
-        index: int,
-        candidate: Path,
+        candidates: Mapping[int, Path],
         nice: int,
     ) -> None:
         self._metainfo = metainfo
         self._items = by_position(metainfo, items)
-        self._at = next(p for p, item in self._items.items() if item.index == index)
-        self._candidate = candidate
-        self._nice = nice
-
-    def run(self, stop: Stop) -> bool:
-        size = self._items[self._at].size_bytes
-        status = _lstat(self._candidate)
-        if status is None or status.st_size != size:
-            return False
-        inputs = {
+        self._sources = {
             position: Input(path=item.source, size_bytes=item.size_bytes)
             for position, item in self._items.items()
         }
-        source = inputs[self._at]
-        inputs[self._at] = Input(path=self._candidate, size_bytes=size)
-        checker = PieceChecker(self._metainfo)
+        self._paths = {
+            position: candidates[item.index]
+            for position, item in self._items.items()
+            if item.index in candidates
+        }
+        self._candidates: dict[int, Input] = {}
+        self._same: set[int] = set()  #: positions not yet known to differ
+        self._nice = nice
 
-        class _Different(Exception):
-            pass
+    def run(self, stop: Stop) -> frozenset[int]:
+        for position, path in self._paths.items():
+            size, status = self._items[position].size_bytes, _lstat(path)
+            if status is not None and status.st_size == size:
+                self._candidates[position] = Input(path=path, size_bytes=size)
+        self._same = set(self._candidates)
+        if not self._same:
+            return frozenset()
+        checker = PieceChecker(self._metainfo)
 
         def use(_: Batch) -> None:
             while checker.bad:
-                if self._is_the_candidates_fault(checker.bad.popleft(), source):
-                    raise _Different
+                stop.check()
+                self._blame(checker.bad.popleft())
+            if not self._same:
+                raise _AllDiffer
 
         roles = [self._role(position) for position in range(len(self._metainfo.files))]
         try:
             run_pass(
                 plan_spans(self._metainfo, roles),
-                inputs,
+                self._sources | self._candidates,
                 checker=checker,
                 stop=stop,
                 nice=self._nice,
                 use=use,
             )
             use(Batch(memoryview(b"")))
-        except _Different:
-            return False
-        return all(self._same_as_source(piece, source, stop) for piece in checker.unseen)
+        except _AllDiffer:
+            return frozenset()
+        for number in checker.unseen:
+            stop.check()
+            self._compare(Piece(number=number))
+        return frozenset(self._items[position].index for position in self._same)
 
     def _role(self, position: int) -> Role:
-        if position == self._at:
+        if position in self._candidates:
             return Role.COPY
         item = self._items.get(position)
         if item is None:
             return Role.PAD
         return Role.CONTEXT if item.wanted else Role.GAP
 
-    def _is_the_candidates_fault(self, piece: Piece, source: Input) -> bool:
-        """Whether a failed piece is the candidate's. Raises when a source is bad."""
+    def _blame(self, piece: Piece) -> None:
+        """Find whose fault a failed piece is. Raises when a source is bad."""
         segments = segments_of(self._metainfo, piece)
-        others = [s for s in segments if s.position != self._at and s.position in self._items]
-        if not others:
-            return True
+        content = [s for s in segments if s.position in self._items]
+        if len(content) == 1:
+            self._same.discard(content[0].position)
+            return
         parts = [
-            read_from_disk(
-                source
-                if s.position == self._at
-                else Input(
-                    path=self._items[s.position].source,
-                    size_bytes=self._items[s.position].size_bytes,
-                ),
-                s,
-            )
+            read_from_disk(self._sources[s.position], s)
             if s.position in self._items
             else bytes(s.size_bytes)
             for s in segments
         ]
-        if matches(self._metainfo, piece, parts):
-            return True
-        raise corrupt(self._items, piece, segments)
+        if not matches(self._metainfo, piece, parts):
+            raise corrupt(self._items, piece, segments)
+        self._compare(piece)
 
-    def _same_as_source(self, number: int, source: Input, stop: Stop) -> bool:
-        for segment in v1_segments(self._metainfo, number):
-            if segment.position != self._at:
-                continue
-            stop.check()
-            candidate = Input(path=self._candidate, size_bytes=source.size_bytes)
-            if read_from_disk(source, segment) != read_from_disk(candidate, segment):
-                return False
-        return True
+    def _compare(self, piece: Piece) -> None:
+        """Within one piece, compare candidates with their sources, byte by byte."""
+        for segment in segments_of(self._metainfo, piece):
+            position = segment.position
+            if position in self._same and read_from_disk(
+                self._sources[position], segment
+            ) != read_from_disk(self._candidates[position], segment):
+                self._same.discard(position)
 
 
 def _lstat(path: Path) -> os.stat_result | None:

@@ -36,7 +36,7 @@ class Destinations:
 
     async def judge(
         self, job: Job, plan: Plan, seen: Sequence[Seen]
-    ) -> tuple[set[int], list[Path]]:
+    ) -> tuple[frozenset[int], list[Path]]:
         """Compare what stands there with the torrent.
 
         Returns:
@@ -51,20 +51,17 @@ class Destinations:
         present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
         await self._require_two_places(present, seen)
         items = items_of(plan, seen, {}, set())
-        adopted, in_the_way = set(), []
+        adopted = await identical(
+            plan.metainfo,
+            items,
+            {f.index: seen[f.index].destination for f in present},
+            limiter=self._limiter,
+            nice=self._nice,
+        )
+        in_the_way = [seen[f.index].destination for f in present if f.index not in adopted]
         for f in present:
-            there, path = seen[f.index].there, seen[f.index].destination
-            if (
-                there is not None
-                and there.st_size == f.size_bytes
-                and await identical(
-                    plan.metainfo, items, f.index, path, limiter=self._limiter, nice=self._nice
-                )
-            ):
-                adopted.add(f.index)
-            else:
-                await self._require_ours(job, plan, f, path)
-                in_the_way.append(path)
+            if f.index not in adopted:
+                await self._require_ours(job, plan, f, seen[f.index].destination)
         return adopted, in_the_way
 
     async def _require_two_places(

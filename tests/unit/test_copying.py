@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from qbm_trio.adapters import copy_pieces, copy_stream, copy_write, disk_calls
 from qbm_trio.adapters.copy_hashing import Piece, PieceChecker
+from qbm_trio.adapters.copy_stream import Input, OpenInput
 from qbm_trio.adapters.copy_threads import Stop, Stopped, WriteRate
 from qbm_trio.adapters.copying import (
     CopyItem,
@@ -25,6 +27,7 @@ from qbm_trio.adapters.copying import (
     copy_and_verify,
     identical,
 )
+from qbm_trio.adapters.disk_paths import FolderHandle
 from qbm_trio.adapters.metainfo import parse
 from qbm_trio.core.errors import (
     BadMetainfo,
@@ -65,9 +68,10 @@ class Case:
         )
 
     async def identical(self, index: int, candidate: Path) -> bool:
-        return await identical(
-            self.metainfo, self.items, index, candidate, limiter=self.limiter, nice=0
-        )
+        return await self.all_identical({index: candidate}) == {index}
+
+    async def all_identical(self, candidates: Mapping[int, Path]) -> frozenset[int]:
+        return await identical(self.metainfo, self.items, candidates, limiter=self.limiter, nice=0)
 
     def change(self, index: int, **fields: object) -> None:
         self.items[index] = replace(self.items[index], **fields)  # type: ignore[arg-type]
@@ -661,6 +665,50 @@ async def test_an_exact_file_is_identical_and_any_changed_byte_is_not(
     assert not await case.identical(index, candidate)
 
 
+@pytest.mark.parametrize("version", Version)
+async def test_many_candidates_are_judged_at_once_and_each_for_itself(
+    tmp_path: Path, version: Version
+) -> None:
+    case = make(tmp_path, version=version)
+    candidates = {item.index: tmp_path / f"candidate {item.index}" for item in case.items}
+    for item in case.items:
+        candidates[item.index].write_bytes(item.source.read_bytes())
+    every = frozenset(candidates)
+    assert await case.all_identical(candidates) == every
+    for item in case.items:
+        if item.size_bytes:
+            flip(candidates[item.index], item.size_bytes - 1)
+            assert await case.all_identical(candidates) == every - {item.index}
+            flip(candidates[item.index], item.size_bytes - 1)
+    for item in case.items[1:]:
+        candidates[item.index].unlink()
+    assert await case.all_identical(candidates) == {0}
+    assert await case.all_identical({}) == frozenset()
+
+
+async def test_each_file_is_opened_once_to_judge_many_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path, {f"t/{n:03}": 100 for n in range(200)})
+    made = make_torrent(tmp_path, "t", [f"{n:03}" for n in range(200)])
+    items = [
+        CopyItem(index=n, source=path, size_bytes=100, wanted=True, staged=None)
+        for n, path in enumerate(made.paths)
+    ]
+    opened = []
+
+    def counted(folders: FolderHandle, source: Input) -> OpenInput:
+        opened.append(source.path)
+        return OpenInput(folders, source)
+
+    monkeypatch.setattr(copy_stream, "OpenInput", counted)
+    same = await identical(
+        parse(made.data), items, dict(enumerate(made.paths)), limiter=trio.CapacityLimiter(1)
+    )
+    assert same == frozenset(range(200))
+    assert len(opened) == 200
+
+
 async def test_a_missing_a_linked_and_a_folder_candidate_are_not_identical(
     tmp_path: Path,
 ) -> None:
@@ -740,3 +788,16 @@ async def test_readback_asks_the_disk_for_every_staged_file_not_the_page_cache(
     case = make(tmp_path)
     await case.copy(CopyOptions(nice=0, verification=Verification.READBACK))
     assert sorted(dropped) == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_copy_gives_its_buffers_back_without_the_garbage_collector(tmp_path: Path) -> None:
+    """The service collects seldom: what waits for that adds up to gigabytes."""
+    case = make(tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        await case.copy()
+        left = [o for o in gc.get_objects() if isinstance(o, copy_stream._Hasher)]
+    finally:
+        gc.enable()
+    assert left == []
