@@ -259,6 +259,7 @@ class Service:
                 return
             await self.tiering.clean()
             nursery.start_soon(self._wake_for_space)
+            nursery.start_soon(self.workers.sweep)
             try:
                 await self.workers.run()
             finally:

@@ -84,7 +84,7 @@ async def save(journal: Journal, *, now: float, limiter: trio.CapacityLimiter) -
 def _write(folder: Path, content: dict[str, Any], now: float) -> Path:
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     path = folder / f"recovery-{stamp}.json"
-    part = folder / f".{path.name}.part"
+    part = folder / ".recovery.part"  # one name: a killed save leaves one file, once
     try:
         with part.open("w", encoding="utf-8") as stream:
             json.dump(content, stream, ensure_ascii=True, indent=1)

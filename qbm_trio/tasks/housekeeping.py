@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import aclosing
 from functools import partial
+from sqlite3 import Connection
 
 from trio_util import periodic
 
@@ -16,8 +17,8 @@ from .observer import Observer
 
 log = logging.getLogger(__name__)
 
-INTERVAL_S = 60.0
-PRUNE_EVERY = 60
+INTERVAL_S = 15.0
+PRUNE_EVERY = 240
 """Old jobs are looked for once in so many rounds: once an hour."""
 
 
@@ -27,6 +28,9 @@ async def keep_house(observer: Observer, journal: Journal, retention_s: float) -
     async with aclosing(periodic(INTERVAL_S)) as ticks:
         async for _ in ticks:
             try:
+                if journal.problem is not None:
+                    # Only a write tells whether it writes again, and nobody may come.
+                    await journal.do(_touch)
                 await observer.save_counters()
                 if number % PRUNE_EVERY == 0:
                     before = time.time() - retention_s
@@ -36,3 +40,7 @@ async def keep_house(observer: Observer, journal: Journal, retention_s: float) -
             except JournalUnwritable as error:
                 log.error("%s", error)
             number += 1
+
+
+def _touch(connection: Connection) -> None:
+    journal_jobs.set_meta(connection, "touched_at", repr(time.time()))

@@ -8,6 +8,7 @@ a caller who goes away in between leaves nothing half-done.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -64,6 +65,9 @@ class Jobs:
         self._by_hash: dict[str, JobId] = {}
         self._arriving: dict[str, Pending[Job]] = {}
         self._stop_running: dict[JobId, Callable[[], None]] = {}
+        # Jobs that ended while no worker had them, but one had before: they may have
+        # left partial data. Unbounded, since their number is the number of jobs.
+        self._left_behind, self.left_behind = trio.open_memory_channel[JobId](math.inf)
         self.draining = False
         self.last_activity_at: float | None = None
         self.changed = trio.Event()  #: set, and replaced, at each change of a job
@@ -325,6 +329,8 @@ class Jobs:
         self.queue.discard(job_id)
         job = self._alive.pop(job_id, None)
         if job is not None:
+            if job.state is not JobState.RUNNING and job.started_at is not None:
+                self._left_behind.send_nowait(job_id)
             for key in (job.hash, job.torrent_id):
                 if key is not None and self._by_hash.get(key) == job_id:
                     del self._by_hash[key]

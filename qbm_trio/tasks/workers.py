@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -128,27 +129,47 @@ class Workers:
         self._scope.deadline = trio.current_time() + seconds
 
     async def _one(self, job_id: JobId, borrower: object) -> None:
-        before, ended = self._attempts.get(job_id), trio.Event()
-        self._attempts[job_id] = ended
         try:
-            if before is not None:
-                # Cancelled and retried by hand: the attempt before is still clearing
-                # up, and would delete what this one copies.
-                await before.wait()
-            with trio.CancelScope() as scope:
-                await self._attempt(job_id, scope)
-            if scope.cancelled_caught:
-                log.info("job %s was cancelled", job_id)
-                await self._drop_partial_data(job_id)
+            async with self._turn(job_id):
+                with trio.CancelScope() as scope:
+                    await self._attempt(job_id, scope)
+                if scope.cancelled_caught:
+                    log.info("job %s was cancelled", job_id)
+                    await self._drop_partial_data(job_id)
         finally:
-            if self._attempts[job_id] is ended:
-                del self._attempts[job_id]
-            ended.set()
             self._limiter.release_on_behalf_of(borrower)
             if self._jobs.of(job_id) is None:
                 # Not after a wait: jobs that wait for space would wake each other for ever.
                 self.job_ended.set()
                 self.job_ended = trio.Event()
+
+    async def sweep(self) -> None:
+        """Drop what jobs left that were cleared or cancelled while they waited.
+
+        Runs until cancelled; what it does not come to is removed at the next start.
+        """
+        async for job_id in self._jobs.left_behind:
+            async with self._turn(job_id):
+                if self._jobs.of(job_id) is None:  # not retried meanwhile
+                    await self._drop_partial_data(job_id)
+
+    @asynccontextmanager
+    async def _turn(self, job_id: JobId) -> AsyncIterator[None]:
+        """Wait for the attempt before: it may still be clearing up.
+
+        A job that was cancelled and then retried by hand would otherwise lose what it
+        copies to the clean-up of its first attempt.
+        """
+        before, ended = self._attempts.get(job_id), trio.Event()
+        self._attempts[job_id] = ended
+        try:
+            if before is not None:
+                await before.wait()
+            yield
+        finally:
+            if self._attempts[job_id] is ended:
+                del self._attempts[job_id]
+            ended.set()
 
     async def _attempt(self, job_id: JobId, scope: trio.CancelScope) -> None:
         contact = self._client.contact

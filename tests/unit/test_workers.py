@@ -396,6 +396,29 @@ async def test_a_job_that_fails_in_the_instant_it_is_cancelled_stays_cancelled(
         await world.until(await world.accept(2), JobState.DONE)
 
 
+@pytest.mark.parametrize("how", ["clear", "cancel"])
+async def test_a_job_that_ends_while_it_waits_leaves_no_partial_data(
+    autojump_clock: MockClock, tmp_path: Path, how: str
+) -> None:
+    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
+        nursery.start_soon(world.workers.sweep)
+        world.work = failing(MustWait("x", reason=WaitReason.TIER, delay_s=1e6))
+        waiting = await world.accept(1)
+        await world.until(waiting, JobState.WAITING)
+        world.work = world.endless
+        await world.accept(2)
+        untouched = await world.accept(3)
+        await wait_all_tasks_blocked()
+        if how == "clear":
+            assert await world.jobs.clear() == 2
+        else:
+            await world.jobs.cancel(waiting)
+            await world.jobs.cancel(untouched)
+        await wait_all_tasks_blocked()
+        assert world.discarded == [waiting]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_retry_begins_only_after_the_cancelled_attempt_has_cleared_up(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
