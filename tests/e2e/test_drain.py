@@ -79,6 +79,16 @@ def test_an_idle_service_ends_at_once(tmp_path: Path, signum: signal.Signals) ->
         assert recovery_point(service) == []
 
 
+@pytest.mark.parametrize("env", [{"HTTP_ENABLED": "false"}, {"DRY_RUN": "true"}])
+def test_without_http_and_in_a_dry_run_it_ends_at_once_too(
+    tmp_path: Path, env: dict[str, str]
+) -> None:
+    with stage(tmp_path, **env) as (service, _):
+        service.start()
+        assert end(service) < 0.5
+        assert recovery_point(service) == []
+
+
 @SIGNALS
 def test_a_running_copy_is_interrupted_goes_first_and_is_finished(
     tmp_path: Path, signum: signal.Signals

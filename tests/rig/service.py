@@ -82,7 +82,7 @@ class Service:
 
     def wait_ready(self) -> Service:
         """Wait until it says that it is ready, and where it listens."""
-        ready = re.compile(r"\bready(?: (http://\S+))?\n")
+        ready = re.compile(r"\bready(?:, without HTTP| (http://\S+))\n")
 
         def said() -> re.Match[str] | None:
             return ready.search(self.output_of_run())
