@@ -77,7 +77,18 @@ class Tier:
                 "the folder can be written",
                 reason=WaitReason.TIER,
             )
-        await disk.check_marker(self.root, self.marker, limiter=self.limiter)
+        try:
+            await disk.check_marker(self.root, self.marker, limiter=self.limiter)
+        except JobError as error:
+            # Known at once, so that the next good probe tells those who wait.
+            self.troubled_by(error)
+            raise
+
+    def troubled_by(self, error: JobError) -> None:
+        """Remember what is wrong; say it once, not at each probe."""
+        if self.trouble is None or str(self.trouble) != str(error):
+            log.error("%s tier: %s", self.name, error)
+        self.trouble = error
 
     async def probe(self) -> None:
         """Ask the disk once and remember what it said."""
@@ -87,9 +98,7 @@ class Tier:
                 await disk.check_marker(self.root, self.marker, limiter=self._probe_limiter)
             self.space = await disk.disk_space(self.root, limiter=self._probe_limiter)
         except JobError as error:
-            if self.trouble is None:
-                log.error("%s tier: %s", self.name, error)
-            self.trouble = error
+            self.troubled_by(error)
         else:
             # Only another comparison of both tiers can take `SameStorage` back.
             if self.trouble is not None and not isinstance(self.trouble, SameStorage):
@@ -144,12 +153,11 @@ class Tiers:
                 await self._learn_marker(tier)
             except (JobError, JournalUnwritable) as error:
                 # What cannot be recorded now is tried again with the next probe.
-                tier.trouble = (
+                tier.troubled_by(
                     error
                     if isinstance(error, JobError)
                     else MustWait(str(error), reason=WaitReason.TIER)
                 )
-                log.error("%s tier: %s", tier.name, error)
             else:
                 await tier.probe()
         await self._compare()
@@ -184,8 +192,7 @@ class Tiers:
                     self.hdd.root,
                 )
         except JobError as error:
-            log.error("tiers: %s", error)
-            self.hdd.trouble = error
+            self.hdd.troubled_by(error)
         else:
             self._compared = True
             if aliased:

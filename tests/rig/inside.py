@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -218,6 +217,13 @@ def give(qbt: Qbt, made: MadeTorrent, save_path: Path, **options: object) -> Put
     return Put(id=id_, made=made)
 
 
+async def condition(what: Callable[[], object], *, limit_s: float = LIMIT_S) -> None:
+    """Look until ``what`` is true, for what gives no event: disks and figures."""
+    with trio.fail_after(limit_s):
+        while not what():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
 @contextmanager
 def mounted(folder: Path, *, size: str = "4m", options: str = "") -> Iterator[Path]:
     """A small file system of its own (tmpfs) at ``folder``. Needs root."""
@@ -226,7 +232,7 @@ def mounted(folder: Path, *, size: str = "4m", options: str = "") -> Iterator[Pa
     try:
         yield folder
     finally:
-        if os.path.ismount(folder):
+        if is_mounted(folder):
             unmount(folder)
 
 
@@ -234,6 +240,12 @@ def mount(folder: Path, *, size: str = "4m", options: str = "") -> None:
     """Mount a small, empty file system."""
     extra = f",{options}" if options else ""
     run("mount", "-t", "tmpfs", "-o", f"size={size}{extra}", "tmpfs", str(folder))
+
+
+def is_mounted(folder: Path) -> bool:
+    """Whether something is mounted there; `os.path.ismount` misses bind mounts."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return os.fspath(folder) in {line.split()[4] for line in lines}
 
 
 def unmount(folder: Path) -> None:
@@ -249,7 +261,7 @@ def bound(source: Path, target: Path) -> Iterator[Path]:
     try:
         yield target
     finally:
-        if os.path.ismount(target):
+        if is_mounted(target):
             unmount(target)
 
 
@@ -260,35 +272,6 @@ def run(*command: str) -> None:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
 
 
-async def in_thread(call: Callable[[], object]) -> None:
-    """Do what blocks without holding the service up."""
-    await trio.to_thread.run_sync(call)
-
-
 def tags(qbt: Qbt, id_: str) -> set[str]:
     """The tags that qBittorrent shows."""
     return {tag for tag in str(qbt.info(id_)["tags"]).split(", ") if tag}
-
-
-def digests(paths: Collection[Path]) -> list[bytes]:
-    """The bytes of files, in order."""
-    return [path.read_bytes() for path in paths]
-
-
-__all__ = [
-    "Inside",
-    "Put",
-    "bound",
-    "digests",
-    "give",
-    "in_thread",
-    "inside",
-    "make",
-    "mount",
-    "mounted",
-    "partial",
-    "put",
-    "run",
-    "tags",
-    "unmount",
-]
