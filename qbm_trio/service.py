@@ -233,6 +233,7 @@ class Service:
             overview=self.observer.overview,
             health=self.observer.health,
             save_state=self.save_state,
+            count_request=self.observer.count_request,
             api_key=_secret(key),
             version=__version__,
         )

@@ -60,6 +60,10 @@ class Observer:
         self.api_requests = 0  #: since start; the journal has those of earlier runs
         self._api_requests_saved = 0
 
+    def count_request(self) -> None:
+        """A client asked something."""
+        self.api_requests += 1
+
     def health(self) -> Health:
         """Whether all is well. Never waits."""
         if self._jobs.draining:

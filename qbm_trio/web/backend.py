@@ -78,5 +78,6 @@ class Backend:
     overview: Callable[[], Awaitable[Overview]]
     health: Callable[[], Health]  #: from cached facts: called on the event loop
     save_state: Callable[[], Awaitable[SavedState]]
+    count_request: Callable[[], None]  #: called for each request, whatever its answer
     api_key: str
     version: str

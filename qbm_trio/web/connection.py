@@ -62,6 +62,7 @@ class Connection:
         lane: Lane | None,
         limits: Limits,
         on_idle: Callable[[], None],
+        on_request: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._app = app
@@ -70,6 +71,7 @@ class Connection:
         self._lane = lane
         self._limits = limits
         self._on_idle = on_idle
+        self._on_request = on_request
         self._closing = False
         self._http: Http1 | None = None  #: once `run` runs
         self._reader = trio.CancelScope()
@@ -102,6 +104,7 @@ class Connection:
                     self._on_event,
                 )
                 http.lane = self._lane
+                http.on_request = self._on_request
                 self._http = http
                 with self._reader:
                     await self._read(http)

@@ -8,6 +8,7 @@ parts, and fails when one of them changes.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from math import inf
 
 import h11
@@ -33,6 +34,7 @@ class Http1(H11Protocol):
     """
 
     lane: Lane | None = None
+    on_request: Callable[[], None] | None = None
     body_deadline = inf  #: trio time by which the lane's body must be here
     _held = b""  #: a response head that waits for its body
     _settled: trio.Event | None = None
@@ -98,6 +100,8 @@ class Http1(H11Protocol):
             await self._refuse(505)
             return
         self.keep_alive_requests += 1
+        if self.on_request is not None:
+            self.on_request()
         if self.lane is not None and self.lane.takes(request.method, target):
             stream = LaneStream(self.lane, self, request, target)
             self.stream = stream  # type: ignore[assignment]  # has what H11Protocol calls

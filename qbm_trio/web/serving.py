@@ -138,6 +138,7 @@ class _Server:
             else None
         )
         self._limits = limits
+        self._count_request = backend.count_request
         self._connections: set[Connection] = set()
         self._room: trio.Event | None = None  #: while the acceptor waits
 
@@ -165,6 +166,7 @@ class _Server:
                 lane=self._lane,
                 limits=self._limits,
                 on_idle=self._changed,
+                on_request=self._count_request,
             )
             self._connections.add(connection)
             clients.start_soon(self._run, connection)

@@ -251,6 +251,18 @@ async def test_a_status_that_cannot_be_gathered_is_a_500_and_the_service_goes_on
         assert (await wire.answer()).status == 200
 
 
+@LANES
+async def test_every_request_is_counted_once_whatever_its_answer(fast_lane: bool) -> None:
+    counted: list[int] = []
+    served = backend(StandIn(), count_request=lambda: counted.append(1))
+    async with site_on(served, fast_lane=fast_lane) as site:
+        await site.call("POST", NOTIFY, body=notification(1))
+        await site.call("GET", "/health", key=None)
+        await site.call("GET", "/nope")
+        await site.call("POST", NOTIFY, body=notification(1), key=None)
+    assert len(counted) == 4
+
+
 # -- who may, and where -----------------------------------------------------
 
 

@@ -319,6 +319,7 @@ def backend(jobs: JobsInterface, **changes: Any) -> Backend:
         "jobs": jobs,
         "overview": get_overview,
         "health": lambda: Health(status="healthy"),
+        "count_request": lambda: None,
         "save_state": save_state,
         "api_key": KEY,
         "version": "test",
