@@ -1,0 +1,56 @@
+"""A dry run says what each job would do, once, and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbm_trio.core.model import JobState
+from tests.fakes.qbittorrent import FakeQbittorrent, away
+from tests.rig.inside import condition, inside, make
+
+READS = {"version", "torrent", "files", "export", "find"}
+
+
+async def test_each_job_is_described_once_and_stays_queued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake, DRY_RUN="true") as service:
+        torrents = {
+            "On the SSD": "would copy 100 bytes in 1 files",
+            "On the HDD": "nothing to copy, its data is on the HDD",
+            "Outside": "set PATH_MAPPINGS",
+            "Climbing": "cannot be used as a path",
+        }
+        folders = {"On the HDD": service.hdd, "Outside": tmp_path / "out"}
+        jobs = []
+        for number, name in enumerate(torrents):
+            folder = folders.get(name, service.ssd)
+            made = make(folder, name, 100, seed=number)
+            id_ = fake.add(
+                made.data,
+                save_path=str(folder),
+                category="../.." if name == "Climbing" else "",
+            )
+            jobs.append(await service.notify(id_))
+        await condition(lambda: all(said in caplog.text for said in torrents.values()))
+        for job_id in jobs:
+            assert (await service.service.jobs.get(job_id)).state is JobState.QUEUED
+        assert caplog.text.count("would copy") == 1
+        assert {str(name) for name, *_ in fake.calls} <= READS
+        assert [p.name for p in service.hdd.iterdir()] == ["On the HDD"]
+        assert ".qbm-tier" not in [p.name for p in service.ssd.iterdir()]
+
+
+async def test_it_waits_for_qbittorrent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    fake = FakeQbittorrent()
+    fake.down = away()
+    async with inside(tmp_path, client=fake, DRY_RUN="true") as service:
+        made = make(service.ssd, "T", 100)
+        await service.notify(fake.add(made.data, save_path=str(service.ssd)))
+        fake.down = None
+        await condition(lambda: "would copy" in caplog.text)

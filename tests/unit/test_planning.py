@@ -1,0 +1,169 @@
+"""From a hash to a torrent, and from a torrent to both places of its files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import pytest
+import trio
+
+from qbm_trio.adapters import journal_copies
+from qbm_trio.adapters.journal import Journal
+from qbm_trio.core.errors import BadMetainfo, MustWait
+from qbm_trio.core.model import Job, JobId, TorrentId, Verification, WaitReason
+from qbm_trio.core.placement import Place
+from qbm_trio.tasks import planning
+from qbm_trio.tasks.planning import LOOK_AGAIN_S, Planner, UnknownForTooLong
+from tests.fakes.qbittorrent import FakeQbittorrent
+from tests.rig.inside import make
+from tests.rig.torrents import Version
+
+
+@asynccontextmanager
+async def planner(
+    tmp_path: Path, fake: FakeQbittorrent, mappings: tuple[tuple[str, str], ...] = ()
+) -> AsyncIterator[tuple[Planner, Journal]]:
+    (tmp_path / "state").mkdir()
+    journal = Journal.open(tmp_path / "state")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run, trio.CapacityLimiter(1))
+        try:
+            yield (
+                Planner(
+                    ssd=tmp_path / "ssd",
+                    hdd=tmp_path / "hdd",
+                    path_mappings=mappings,
+                    client=fake,
+                    journal=journal,
+                ),
+                journal,
+            )
+        finally:
+            journal.close()
+
+
+def job(hash_: str, torrent_id: TorrentId | None = None) -> Job:
+    return Job(id=JobId("j"), seq=1, hash=hash_, torrent_id=torrent_id)
+
+
+async def test_every_hash_of_a_torrent_finds_it(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", {"a": 1}, version=Version.HYBRID)
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"))
+    async with planner(tmp_path, fake) as (plans, _):
+        for hash_, calls in ((id_, 1), (made.infohash_v2 or "", 1), (made.infohash_v1 or "", 3)):
+            before = fake.requests
+            assert (await plans.find(job(hash_))).id == id_
+            assert fake.requests - before == calls
+        before = fake.requests
+        assert (await plans.find(job(made.infohash_v1 or "", id_))).id == id_
+        assert fake.requests - before == 1  # resolved before
+
+
+async def test_a_v2_hash_that_only_begins_like_an_id_is_not_that_torrent(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", {"a": 1}, version=Version.V2)
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"))
+    async with planner(tmp_path, fake) as (plans, _):
+        with pytest.raises(MustWait) as unknown:
+            await plans.find(job(id_ + "0" * 24))
+        assert unknown.value.reason is WaitReason.UNKNOWN_TORRENT
+
+
+async def test_an_unknown_hash_fails_after_its_time_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with planner(tmp_path, FakeQbittorrent()) as (plans, _):
+        for _ in range(2):
+            with pytest.raises(MustWait):
+                await plans.find(job("ab" * 20))
+        monkeypatch.setattr(planning, "UNKNOWN_FOR_S", 0.0)
+        with pytest.raises(UnknownForTooLong, match="QBIT_HOST"):
+            await plans.find(job("ab" * 20))
+
+
+async def test_a_torrent_that_is_not_ready_is_looked_at_ever_more_rarely(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", {"a": 1})
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"), complete=False)
+    torrent = await fake.torrent(id_)
+    async with planner(tmp_path, fake) as (plans, _):
+        delays = []
+        for _ in range(len(LOOK_AGAIN_S) + 2):
+            with pytest.raises(MustWait) as wait:
+                plans.place(job(id_), torrent)
+            delays.append(wait.value.delay_s)
+        assert delays == [*LOOK_AGAIN_S, LOOK_AGAIN_S[-1], LOOK_AGAIN_S[-1]]
+        plans.forget(JobId("j"))
+        with pytest.raises(MustWait) as wait:
+            plans.place(job(id_), torrent)
+        assert wait.value.delay_s == LOOK_AGAIN_S[0]
+
+
+async def test_the_place_follows_the_content_path_through_the_mappings(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", {"a": 1})
+    id_ = fake.add(made.data, save_path="/save path/that lies")
+    torrent = await fake.torrent(id_)
+    mappings = (("/q", str(tmp_path)),)
+    async with planner(tmp_path, fake, mappings) as (plans, _):
+        places = {
+            "/q/ssd/T": Place.SSD,
+            "/q/hdd/c/T": Place.HDD,
+            "/q/ssdx/T": Place.ELSEWHERE,
+            "/q/ssd/../T": Place.ELSEWHERE,
+        }
+        for path, place in places.items():
+            assert plans.place(job(id_), replace(torrent, content_path=path)) is place
+        with pytest.raises(MustWait, match="no absolute content path"):
+            plans.place(job(id_), replace(torrent, content_path="T"))
+        said = plans.why_elsewhere(replace(torrent, content_path="/q/ssdx/T"))
+        assert str(tmp_path / "ssdx/T") in said
+        assert "'/q/ssdx/T'" in said
+
+
+async def test_the_destination_is_the_recorded_one_whatever_the_category(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", {"a": 1, "b/c": 2})
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"), category="new/one")
+    torrent = await fake.torrent(id_)
+    async with planner(tmp_path, fake) as (plans, journal):
+        plan = await plans.plan(job(id_), torrent)
+        assert [f.on_hdd for f in plan.files] == [
+            PurePosixPath("new/one/T/a"),
+            PurePosixPath("new/one/T/b/c"),
+        ]
+        assert plan.shown_destination == "new/one/T"
+        assert not plan.published_before
+        copy = journal_copies.Copy(
+            torrent_id=id_,
+            job_id=JobId("j"),
+            destination="old",
+            save_root=plan.save_root,
+            category="old",
+            name="T",
+            verification=Verification.PIECES,
+            size_bytes=3,
+            begun_at=1.0,
+            published_at=None,
+        )
+        await journal.do(partial(journal_copies.begin, copy=copy, entries=()))
+        begun = await plans.plan(job(id_), torrent)
+        assert begun.shown_destination == "old/T"
+        assert not begun.published_before
+        await journal.do(partial(journal_copies.published, torrent_id=id_, mtimes_ns=(), now=2.0))
+        assert (await plans.plan(job(id_), torrent)).published_before
+
+
+async def test_a_torrent_file_of_another_is_refused(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    one, two = (make(tmp_path / "ssd", name, {"a": 1}) for name in ("One", "Two"))
+    id_ = fake.add(one.data, save_path=str(tmp_path / "ssd"))
+    fake._metainfo[id_] = two.data
+    async with planner(tmp_path, fake) as (plans, _):
+        with pytest.raises(BadMetainfo, match="restart qBittorrent"):
+            await plans.plan(job(id_), await fake.torrent(id_))

@@ -1,0 +1,191 @@
+"""Tiers: markers, aliases, disks that do not answer, and room that is promised once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from qbm_trio.adapters import disk, journal_jobs
+from qbm_trio.adapters.journal import Journal
+from qbm_trio.core.errors import MustWait, SameStorage
+from qbm_trio.core.model import JobId, Progress, WaitReason
+from qbm_trio.tasks.tiers import SILENT_S, Tiers
+
+
+@asynccontextmanager
+async def tiers_on(
+    tmp_path: Path, *, read_only: bool = False, min_free_bytes: int = 0
+) -> AsyncIterator[tuple[Tiers, Journal]]:
+    for name in ("ssd", "hdd", "state"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    journal = Journal.open(tmp_path / "state")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run, trio.CapacityLimiter(1))
+        try:
+            yield (
+                Tiers(
+                    ssd=tmp_path / "ssd",
+                    hdd=tmp_path / "hdd",
+                    journal=journal,
+                    instance_id="abc",
+                    hdd_min_free_bytes=min_free_bytes,
+                    read_only=read_only,
+                ),
+                journal,
+            )
+        finally:
+            journal.close()
+
+
+async def test_prepared_tiers_are_fit_for_use(tmp_path: Path) -> None:
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        await tiers.require()
+        assert tiers.problems == []
+        for figures in tiers.figures:
+            assert figures.total_bytes
+            assert figures.free_bytes
+
+
+async def test_unprepared_tiers_are_not(tmp_path: Path) -> None:
+    async with tiers_on(tmp_path) as (tiers, _):
+        with pytest.raises(MustWait, match="no marker yet"):
+            await tiers.require()
+
+
+async def test_in_a_dry_run_no_marker_is_made(tmp_path: Path) -> None:
+    async with tiers_on(tmp_path, read_only=True) as (tiers, _):
+        await tiers.prepare()
+        assert tiers.problems == []
+        assert [list((tmp_path / name).iterdir()) for name in ("ssd", "hdd")] == [[], []]
+
+
+async def test_an_alias_is_refused_its_marker_is_not_remembered_and_it_can_be_mended(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "ssd").mkdir()
+    (tmp_path / "hdd").symlink_to("ssd")
+    async with tiers_on(tmp_path) as (tiers, journal):
+        await tiers.prepare()
+        with pytest.raises(SameStorage, match="same marker") as first:
+            await tiers.require()
+        assert first.value.reason is WaitReason.TIER
+        assert tiers.problems == ["both tiers show the same files"]
+        assert await journal.do(partial(journal_jobs.meta, name="tier.hdd")) is None
+
+        # The right disk is mounted at last.
+        (tmp_path / "hdd").unlink()
+        (tmp_path / "hdd").mkdir()
+        await tiers.prepare()
+        await tiers.require()
+        assert tiers.problems == []
+        assert tiers.ssd.marker != tiers.hdd.marker
+
+
+async def test_an_alias_with_markers_of_its_own_is_found_by_a_probe_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool can show other markers and inodes than its members do."""
+    async with tiers_on(tmp_path) as (tiers, _):
+
+        async def aliased(*_: object, **__: object) -> None:
+            raise SameStorage("two views", reason=WaitReason.TIER)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(disk, "check_not_aliased", aliased)
+            await tiers.prepare()
+            with pytest.raises(SameStorage):
+                await tiers.require()
+            await tiers.hdd.probe()  # a good probe alone is no proof
+            with pytest.raises(SameStorage):
+                await tiers.require()
+        await tiers.prepare()
+        await tiers.require()
+
+
+async def test_a_trouble_is_logged_once_and_said_to_be_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        (tmp_path / "hdd").rename(tmp_path / "away")
+        for _ in range(3):
+            await tiers.hdd.probe()
+        with pytest.raises(MustWait):
+            await tiers.require()
+        assert caplog.text.count("is not there; mount its disk") == 1
+        assert tiers.problems == ["the HDD is not usable: its disk is missing, full or read-only"]
+        (tmp_path / "away").rename(tmp_path / "hdd")
+        await tiers.hdd.probe()
+        assert "HDD tier: usable again" in caplog.text
+        assert tiers.problems == []
+
+
+async def test_a_job_that_finds_the_disk_missing_makes_it_known(tmp_path: Path) -> None:
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        (tmp_path / "hdd" / disk.MARKER_NAME).unlink()
+        with pytest.raises(MustWait, match="not mounted"):
+            await tiers.require()
+        assert tiers.problems != []
+
+
+async def test_a_disk_that_does_not_answer_is_called_so_and_blocks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        asked = trio.Event()
+
+        async def hangs(*_: object, **__: object) -> None:
+            asked.set()
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(disk, "check_marker", hangs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tiers.hdd.probe)
+            await asked.wait()
+            assert tiers.problems == []
+            now = trio.current_time()
+            monkeypatch.setattr(trio, "current_time", lambda: now + SILENT_S + 1)
+            assert tiers.problems == ["the HDD's disk does not answer"]
+            assert tiers.figures[1].free_bytes is not None  # the last known
+            nursery.cancel_scope.cancel()
+
+
+# -- room --------------------------------------------------------------------------
+
+
+async def test_room_is_what_is_free_less_promises_and_what_must_stay_free(
+    tmp_path: Path,
+) -> None:
+    async with tiers_on(tmp_path, min_free_bytes=10) as (tiers, _):
+
+        def room(name: str, need: int, device: int = 1, done: int = 0) -> ExitStack:
+            with ExitStack() as stack:
+                progress = Progress(bytes_total=need, bytes_done=done)
+                stack.enter_context(
+                    tiers.room(JobId(name), device=device, free_bytes=100, progress=progress)
+                )
+                return stack.pop_all()
+            raise AssertionError
+
+        with pytest.raises(MustWait) as refused:
+            room("a", 91)
+        assert refused.value.reason is WaitReason.SPACE
+        with room("a", 90):
+            with pytest.raises(MustWait):
+                room("b", 1)
+            with room("b", 90, device=2):  # another disk of the pool
+                pass
+        with room("a", 50, done=20), room("b", 60):  # 30 are still to come
+            with pytest.raises(MustWait):
+                room("c", 1)
+            room("empty", 0).close()
+        room("c", 90).close()  # promises end with their jobs
