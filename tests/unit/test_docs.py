@@ -1,0 +1,42 @@
+"""What the documentation points at is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_of_the_project(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    broken = [
+        link
+        for link in links
+        if not link.startswith(("http://", "https://")) and not (page.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def test_every_rule_of_durability_names_a_test_that_exists() -> None:
+    page = (ROOT / "docs" / "durability.md").read_text(encoding="utf-8")
+    rules = re.findall(r"^\d+\. .*?(?=^\d+\. |^\*\*|^## )", page, re.MULTILINE | re.DOTALL)
+    assert len(rules) == 20
+    sources = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    for rule in rules:
+        named = re.findall(r"`(test_\w+)`", rule)
+        assert named, rule
+        for name in named:
+            assert re.search(rf"def {name}\b", sources), name
+
+
+def test_every_path_in_the_guide_for_contributors_exists() -> None:
+    guide = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:settings|core|tasks|adapters|web|tests)/[\w/.*]*)`", guide)
+    for path in paths:
+        base = ROOT if path.startswith("tests/") else ROOT / "qbm_trio"
+        assert list(base.glob(path.rstrip("/"))), path
