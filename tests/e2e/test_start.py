@@ -143,17 +143,18 @@ def test_interrupted_jobs_come_first_then_priority_then_the_oldest(tmp_path: Pat
             library.make(f"short {n}", n + 1)
         library.add()
         service.start()
-        priorities = (-9, -9, 0, 5, 0, 5, -1, 9)
-        ids = [
-            service.notify(torrent.id, priority=priority).json()["queue_id"]
-            for torrent, priority in zip(library.torrents, priorities, strict=True)
-        ]
+
+        def notify(n: int, priority: int) -> str:
+            answer = service.notify(library.torrents[n].id, priority=priority)
+            return str(answer.json()["queue_id"])
 
         def both_copy() -> bool:
             processes = service.http.get("/status").json()["processes"]
             return [p["bytes_done"] > 0 for p in processes] == [True, True]
 
+        ids = [notify(0, -9), notify(1, -9)]
         service.wait_for(both_copy, "two jobs copy")
+        ids += [notify(n, priority) for n, priority in enumerate((0, 5, 0, 5, -1, 9), start=2)]
         service.kill()  # not even asked
         del service.env["COPY_RATE_LIMIT_MB_S"]
         service.env["MAX_CONCURRENT_PROCESSES"] = "1"
