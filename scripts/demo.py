@@ -9,19 +9,14 @@ on the "HDD" folder, verified and tagged, and the service then ended in order.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 from types import FrameType
@@ -34,6 +29,7 @@ from rich.text import Text
 from scripts.rig.making import Sample, make
 from scripts.rig.qbt import Qbt, free_port, running
 from scripts.rig.screen import Row, Screen
+from scripts.rig.service import DemoFailed, Service, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "examples" / "qbittorrent-notification.sh"
@@ -58,97 +54,6 @@ SAMPLES = (
 DOWNLOAD_LIMIT_BYTES_S = 30 * MIB  # slow enough to be seen
 COPY_LIMIT_MB_S = 6
 DEADLINE_S = 100.0  # in half a minute on an idle machine
-POLL_S = 0.15
-
-
-class DemoFailed(Exception):
-    """The demo cannot go on, or did not end as it should; the message says why."""
-
-
-@dataclass(kw_only=True)
-class Service:
-    """The service as a process of its own, and its HTTP answers."""
-
-    folder: Path
-    ssd: Path
-    hdd: Path
-    qbittorrent: Qbt
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def output(self) -> Path:
-        """What it printed."""
-        return self.folder / "service.log"
-
-    def start(self) -> None:
-        """Start it; return once ``/health`` answers."""
-        environ = {
-            "HTTP_PORT": str(self.port),
-            "HTTP_API_KEY": self.key,
-            "QBIT_HOST": "127.0.0.1",
-            "QBIT_PORT": str(self.qbittorrent.web_port),
-            "DOWNLOAD_PATH_SSD": str(self.ssd),
-            "FINAL_DEST_BASE_HDD": str(self.hdd),
-            "CONFIG_BASE": str(self.folder),
-            "DISK_SPACE_THRESHOLD_GB": "0",
-            "HDD_MIN_FREE_GB": "0",
-            "COPY_RATE_LIMIT_MB_S": str(COPY_LIMIT_MB_S),
-            "MAX_CONCURRENT_COPY_OPERATIONS": "2",
-        }
-        # Settings of the user's own service must not leak in.
-        kept = {k: v for k, v in os.environ.items() if k.startswith(("COVERAGE", "LANG", "LC_"))}
-        kept |= {k: os.environ[k] for k in ("PATH", "HOME", "TMPDIR") if k in os.environ}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "qbm_trio", "--service"],
-                cwd=ROOT,
-                env=kept | environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C is ours; it gets a SIGTERM from us
-            )
-        wait_for(lambda: self.alive() and self.get("/health", quiet=True), "the service answers")
-
-    def alive(self) -> bool:
-        """Whether the process runs. Raises `DemoFailed` if it ended by itself."""
-        if self.process is None or self.process.poll() is None:
-            return self.process is not None
-        raise DemoFailed(f"the service ended with status {self.process.returncode}")
-
-    def get(self, path: str, *, quiet: bool = False) -> Any:
-        """Answer of ``GET path`` as JSON; None, if ``quiet``, while nothing answers."""
-        request = urllib.request.Request(self.url + path, headers={"X-API-Key": self.key})
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=10) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise DemoFailed(f"GET {path} was answered with {error.code}") from error
-        except OSError as error:
-            if quiet:
-                return None
-            raise DemoFailed(f"GET {path} was not answered: {error}") from error
-
-    def stop(self) -> int | None:
-        """End it with SIGTERM (SIGKILL as the last resort); return its exit status."""
-        process, self.process = self.process, None
-        if process is None:
-            return None
-        process.terminate()
-        try:
-            return process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait(15)
 
 
 class Watch:
@@ -197,16 +102,6 @@ class Watch:
         )
 
 
-def wait_for(condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
-    """Ask until ``condition`` is true; give what it returned. Raises `DemoFailed`."""
-    deadline = time.monotonic() + limit_s
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"not within {limit_s:.0f} s: {what}")
-        time.sleep(POLL_S)
-    return found
-
-
 def run(folder: Path, console: Console, stack: ExitStack) -> None:
     """The demo itself. What it starts is ended by ``stack``. Raises `DemoFailed`."""
     ssd, hdd, seeds = (folder / name for name in ("ssd", "hdd", "seeds"))
@@ -231,7 +126,13 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     }
     downloader = stack.enter_context(running(folder / "downloader", env=hook_env))
     service = Service(
-        folder=folder / "config", ssd=ssd, hdd=hdd, qbittorrent=downloader, key=key, port=port
+        folder=folder / "config",
+        ssd=ssd,
+        hdd=hdd,
+        qbittorrent=downloader,
+        key=key,
+        port=port,
+        copy_limit_mb_s=COPY_LIMIT_MB_S,
     )
     stack.callback(service.stop)
     service.start()
