@@ -15,6 +15,7 @@ from .. import __version__
 from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
+from ..core.errors import JournalUnwritable
 from ..core.model import Job
 from ..core.overview import Health, Overview, QueueFigures
 from .jobs import Jobs
@@ -127,5 +128,10 @@ class Observer:
             def write(connection: Connection) -> None:
                 ops.count(connection, "api_requests", delta)
 
-            await self._journal.do(write)
+            # Noted first: the drain's call may come while another one is being committed.
             self._api_requests_saved += delta
+            try:
+                await self._journal.do(write)
+            except JournalUnwritable:
+                self._api_requests_saved -= delta
+                raise

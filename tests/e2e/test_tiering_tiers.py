@@ -108,8 +108,9 @@ async def on_hdd_of_its_own(tmp_path: Path, qbt: Qbt, **env: Any) -> AsyncIterat
 @pytest.fixture(autouse=True)
 def nothing_stays_mounted(tmp_path: Path) -> Iterator[None]:
     yield
-    if is_mounted(tmp_path / "disk"):
-        unmount(tmp_path / "disk")
+    for folder in (tmp_path / "hdd", tmp_path / "disk"):
+        if is_mounted(folder):
+            unmount(folder)
 
 
 # -- a disk that is away --------------------------------------------------------------

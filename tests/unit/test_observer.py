@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 
 from qbm_trio.adapters import journal_jobs
 from qbm_trio.core.errors import QbittorrentUnreachable
@@ -65,3 +66,13 @@ async def test_counters_outlive_the_service_and_count_once(tmp_path: Path) -> No
                 overview = await observer.overview()
                 assert overview.statistics["api_requests"] == expected
             assert (await service.journal.do(journal_jobs.counters))["api_requests"] == expected
+
+
+async def test_counters_saved_twice_at_once_count_once(tmp_path: Path) -> None:
+    async with inside(tmp_path, client=FakeQbittorrent()) as service:
+        observer = service.service.observer
+        observer.api_requests = 5
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(observer.save_counters)
+            nursery.start_soon(observer.save_counters)
+        assert (await service.journal.do(journal_jobs.counters))["api_requests"] == 5
