@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,12 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "FINAL_DEST_BASE_HDD": str(tmp_path / "hdd"),
         "CONFIG_BASE": str(tmp_path / "config"),
     }
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """CI is root and has everything installed: a test that it skips is a test that is lost."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
+    if skipped and os.environ.get("CI") and session.exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"{len(skipped)} tests were skipped, which CI must not", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -256,7 +255,6 @@ async def test_an_alias_that_appears_later_is_refused(qbt: Qbt, tmp_path: Path) 
             assert tags(qbt, torrent.id) == set()
 
 
-@pytest.mark.skipif(shutil.which("mergerfs") is None, reason="mergerfs is not installed")
 async def test_a_pool_that_contains_the_ssd_is_no_hdd(qbt: Qbt, tmp_path: Path) -> None:
     for name in ("ssd", "disk", "hdd"):
         (tmp_path / name).mkdir()
@@ -276,7 +274,6 @@ async def test_a_pool_that_contains_the_ssd_is_no_hdd(qbt: Qbt, tmp_path: Path) 
             unmount(tmp_path / "hdd")
 
 
-@pytest.mark.skipif(shutil.which("mergerfs") is None, reason="mergerfs is not installed")
 async def test_a_pool_of_other_disks_is_a_fine_hdd(qbt: Qbt, tmp_path: Path) -> None:
     for name in ("one", "two", "hdd"):
         (tmp_path / name).mkdir()
