@@ -18,6 +18,9 @@ LARGE_BYTES = 16 * 1024 * 1024
 """From this size a file is written back while it is copied, and synced by itself."""
 _WINDOW_BYTES = 32 * 1024 * 1024
 """At most about this much of a large file waits for the disk, so that a stop is prompt."""
+_WRITE_BYTES = 256 * 1024
+"""One write. Larger ones make the kernel use larger folios for the page cache, up to 2 MiB,
+and finding those took twice as long as the whole copy (ext4, Linux 6.18, measured)."""
 _FEW_FILES = 16
 """Up to so many small files are synced one by one; more, with their whole file system."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -159,7 +162,7 @@ class StagedWriter:
 def write_fully(fd: int, data: memoryview, offset_bytes: int) -> None:
     """Write all of ``data`` at a place."""
     while len(data):
-        count = os.pwrite(fd, data, offset_bytes)
+        count = os.pwrite(fd, data[:_WRITE_BYTES], offset_bytes)
         if count == 0:
             raise MustWait("the disk takes no more bytes", reason=WaitReason.SPACE)
         data = data[count:]
