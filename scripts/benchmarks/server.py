@@ -164,6 +164,9 @@ def serving(server: Server) -> Iterator[Server]:
     try:
         server.start()
         yield server
+    except BenchFailed as error:
+        words = server.output.read_text(errors="replace")[-2000:]
+        raise BenchFailed(f"{error}\nthe service's last words:\n{words}") from error
     finally:
         server.kill()
 
