@@ -19,15 +19,18 @@
 #   QBM_RETRY_PERCENT  100; less makes the waits between tries shorter (for tests)
 #
 # Tries for about a minute. Exit status: 0 accepted, 1 gave up, 2 set up wrongly,
-# 3 refused. Nothing is lost then: the service finds the torrent by itself later.
+# 3 refused. Otherwise than 0 the service does not know of the torrent: send it again,
+# for example with the line of curl in the README.
 
 set -u
 LC_ALL=C # names are bytes, whatever the locale is
 export LC_ALL
+nl='
+'
 
 # finish STATUS TEXT: say how it ended, in exactly one line, and end.
 finish() {
-    line=$(printf '%s qbm-trio hook: %s' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$2" |
+    line=$(printf '%s qbm-trio hook: %s' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${2%"$nl"}" |
         tr '\000-\037\177' '?')
     printf '%s\n' "$line" >&2
     if [ -n "${QBM_HOOK_LOG:-}" ]; then
@@ -96,8 +99,6 @@ field() {
 }
 
 cr=$(printf '\r')
-nl='
-'
 file_key='' file_key_file=''
 settings=${QBM_ENV_FILE:-/config/qbm-trio.env}
 if [ -r "$settings" ]; then
@@ -165,6 +166,8 @@ while :; do
         case $status in
         2*) finish 0 "accepted: $about, $(field status) as $(field queue_id)" ;;
         3*) finish 2 "$about: $url redirects; set QBM_URL to where it leads" ;;
+        408 | 429) ;; # the service asks to send it again
+        401) finish 3 "refused with 401: $about: $(field error) (HTTP_API_KEY, or $settings)" ;;
         4*) finish 3 "refused with $status: $about: $(field error)" ;;
         esac
         why="status $status: $(field error)"

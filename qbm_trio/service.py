@@ -222,6 +222,13 @@ class Service:
         parts.start_soon(keep_house, self.observer, self._journal, self._settings.job_retention_s)
         parts.start_soon(self._work)
         # Printed as well as logged: whoever started us with port 0 reads it here.
+        if listener is None:
+            log.warning(
+                "HTTP_ENABLED=false: this version finds no torrents by itself yet; "
+                "only what the journal holds is done"
+            )
+        if self._settings.dry_run:
+            log.warning("DRY_RUN: plans are logged, jobs stay queued, nothing is copied or tagged")
         log.info("ready%s", f" {url}" if url else ", without HTTP")
 
     async def _serve_http(

@@ -35,7 +35,8 @@ COUNTED: Final = {
     Event.FAIL: "torrents_failed",
     Event.INTERRUPT: "jobs_recovered",
 }
-"""Counters that a move adds one to, in the same transaction."""
+"""Counters that a move adds one to, in the same transaction; nothing was done for a
+torrent outside the tiers, so it does not count."""
 
 
 def _job(row: tuple[object, ...]) -> Job:
@@ -181,7 +182,7 @@ def move(
     """
     job = get(connection, job_id)
     state = after(job.state, event)
-    if event in COUNTED:
+    if event in COUNTED and (changes or {}).get("outcome") is not Outcome.OUTSIDE_TIERS:
         count(connection, COUNTED[event])
     columns: dict[str, object] = {
         "state": state,

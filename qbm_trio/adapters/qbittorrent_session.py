@@ -263,8 +263,12 @@ class Session(qbittorrentapi.Client):
                 "QBIT_VERIFY_SSL=false accepts a self-signed one"
             )
         if isinstance(error, requests.Timeout):
-            limit = CONNECT_LIMIT_S if isinstance(error, requests.ConnectTimeout) else READ_LIMIT_S
-            return f"qBittorrent at {self.where} did not answer within {limit:.0f} s"
+            # A handshake that hangs is reported as a read, but ends by the limit to connect.
+            hint = "; is its Web UI really https?" if self.where.startswith("https") else ""
+            return (
+                f"qBittorrent at {self.where} did not answer in time ({CONNECT_LIMIT_S:g} s to "
+                f"connect, {READ_LIMIT_S:g} s to answer){hint}"
+            )
         return (
             f"no connection to qBittorrent at {self.where}; is it running, are QBIT_HOST and "
             "QBIT_PORT right (https:// in QBIT_HOST if its Web UI uses HTTPS)?"

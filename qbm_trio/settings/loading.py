@@ -150,7 +150,8 @@ def _expected(name: str) -> str:
 
 
 def _check_key(settings: Settings, found: _Findings) -> None:
-    if not settings.http_enabled or not found.sound("HTTP_ENABLED", "HTTP_API_KEY"):
+    # With an unusable HTTP_ENABLED its default holds: the key is asked for all the same.
+    if not settings.http_enabled or not found.sound("HTTP_API_KEY"):
         return
     advice = "make one with: openssl rand -hex 32"
     key = settings.http_api_key.get_secret_value() if settings.http_api_key else ""

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 # Inside `Jobs`, which has a method of that name, `list` is no type.
 _Page = list[Job]
 _Ids = list[JobId]
+_Numbers = list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +102,15 @@ class Jobs:
         # No checkpoint from here to `_arriving`: two tasks would both admit the hash.
         self.queue.reserve()
         job_id = JobId(secrets.token_hex(8))
+        position: _Numbers = []
         pending = self._journal.submit(
-            partial(ops.admit, n=n, job_id=job_id, now=self._clock()), partial(self._arrived, n)
+            partial(ops.admit, n=n, job_id=job_id, now=self._clock()),
+            partial(self._arrived, n, position),
         )
         self._arriving[n.hash] = pending
         job = await pending.wait()
-        return Accepted(job=job, duplicate=False, position=self.queue.position(job.id))
+        # As it was at the commit: a worker may have taken the job since.
+        return Accepted(job=job, duplicate=False, position=position[0])
 
     async def _accept_again(self, job: Job, priority: int) -> Accepted:
         if priority > job.priority:
@@ -115,12 +119,13 @@ class Jobs:
             )
         return Accepted(job=job, duplicate=True, position=self.queue.position(job.id))
 
-    def _arrived(self, n: Notification, result: outcome.Outcome[Job]) -> None:
+    def _arrived(self, n: Notification, position: _Numbers, result: outcome.Outcome[Job]) -> None:
         self.queue.release()
         del self._arriving[n.hash]
         if isinstance(result, outcome.Value):
             job: Job = result.value
             self._follow(job)
+            position.append(self.queue.position(job.id))
             log.info("accepted: job %s for %s (priority %d)", job.id, job.hash, job.priority)
 
     async def cancel(self, job_id: JobId) -> Job:
@@ -246,10 +251,10 @@ class Jobs:
         """The wait is over: back into line."""
         return await self._move(job_id, Event.DUE, {})
 
-    async def finish(self, job_id: JobId, result: Outcome) -> Job:
-        """The job ended well."""
+    async def finish(self, job_id: JobId, result: Outcome, *, note: str | None = None) -> Job:
+        """The job ended well; ``note`` is what its user should know all the same."""
         return await self._move(
-            job_id, Event.FINISH, {"outcome": result, "error": None, "error_code": None}
+            job_id, Event.FINISH, {"outcome": result, "error": note, "error_code": None}
         )
 
     async def fail(self, job_id: JobId, code: str, message: str, *, attempts: int) -> Job:

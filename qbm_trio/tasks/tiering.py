@@ -111,7 +111,8 @@ class Tiering:
             return None
         place = self._planner.place(running.job, torrent)
         if place is Place.ELSEWHERE:
-            log.warning("%s", self._planner.why_elsewhere(torrent))
+            running.note = self._planner.why_elsewhere(torrent)
+            log.warning("%s", running.note)
             return Outcome.OUTSIDE_TIERS
         if place is Place.HDD:
             await self._enter(running, Phase.TAGGING)
@@ -318,7 +319,7 @@ class Tiering:
         )
         await self._drop_staging(running.job.id)
         log.info(
-            "published %d files, %d bytes copied, %d verified, %d adopted",
+            "published: %d files, %d bytes copied, %d verified, %d adopted",
             len(entries),
             report.bytes_copied,
             report.bytes_verified,
@@ -336,5 +337,6 @@ class Tiering:
 
     async def _enter(self, running: Running, phase: Phase, **changes: object) -> None:
         running.job = await self._jobs.enter(running.job.id, phase, **changes)
+        if running.phase is not phase:
+            log.info("%s", phase)
         running.phase = phase
-        log.info("%s", phase)

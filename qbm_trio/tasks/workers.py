@@ -44,6 +44,7 @@ class Running:
     job: Job
     phase: Phase = Phase.RESOLVING
     progress: Progress = field(default_factory=Progress)
+    note: str | None = None  #: what its user should know although it ended well
     began_at_trio: float = field(default_factory=trio.current_time)
 
     def restart_clock(self) -> None:
@@ -212,7 +213,7 @@ class Workers:
             except BaseExceptionGroup as group:
                 raise _decisive(group) from group
             if result is not None:
-                await self._jobs.finish(job_id, result)
+                await self._jobs.finish(job_id, result, note=running.note)
                 log.info("done: %s", result)
         except MustWait as error:
             await self._put_aside(job_id, error.reason, str(error), delay_s=error.delay_s)

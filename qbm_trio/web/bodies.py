@@ -171,8 +171,11 @@ def as_model(model: type[Model], fields: Fields) -> Model:
     else:
         if not details:
             return result
-    names = ", ".join(sorted({d["field"] for d in details}))
-    raise ApiError(422, "invalid", f"Not usable: {names}. See details.", details=details)
+    # The first in words: who shows only the sentence (the hook's log) learns what to do.
+    first, more = details[0], len(details) - 1
+    rest = f", and {more} more: see details" if more else ""
+    sentence = f"{first['field']}: {first['problem']}{rest}."
+    raise ApiError(422, "invalid", sentence, details=details)
 
 
 def _detail(error: Mapping[str, Any]) -> Detail:

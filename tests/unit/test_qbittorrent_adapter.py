@@ -203,7 +203,7 @@ async def test_silence_ends_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -
     try:
         with (
             client_of(lambda _: Reply(drop=quiet.wait(20))) as (client, _),
-            pytest.raises(QbittorrentUnreachable, match="did not answer within"),
+            pytest.raises(QbittorrentUnreachable, match="did not answer in time"),
         ):
             await client.torrents()
         quiet.set()
