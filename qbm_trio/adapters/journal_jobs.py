@@ -96,7 +96,15 @@ def set_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
 
 
 def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now: float) -> Job:
-    """Write a new job."""
+    """Write a new job, or find the live one of this hash and give it the higher priority.
+
+    The caller knows most duplicates from memory; only the journal knows all of them.
+    """
+    live = _select(
+        connection, f"WHERE {_ALIVE} AND (hash = ? OR torrent_id = ?) LIMIT 1", (n.hash, n.hash)
+    )
+    if live:
+        return raise_priority(connection, live[0].id, n.priority, now=now)
     row = connection.execute(
         "INSERT INTO jobs (id, hash, name, category, priority, state, bytes_total,"
         f" accepted_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",

@@ -109,8 +109,9 @@ class Jobs:
         )
         self._arriving[n.hash] = pending
         job = await pending.wait()
-        # As it was at the commit: a worker may have taken the job since.
-        return Accepted(job=job, duplicate=False, position=position[0])
+        # The position is that of the commit: a worker may have taken the job since. Another
+        # id is the job of another hash of this torrent, found only in the journal.
+        return Accepted(job=job, duplicate=job.id != job_id, position=position[0])
 
     async def _accept_again(self, job: Job, priority: int) -> Accepted:
         if priority > job.priority:
@@ -316,12 +317,16 @@ class Jobs:
         if job.state not in ACTIVE:
             self._forget(job.id)
         else:
+            before = self._alive.get(job.id)
             self._alive[job.id] = job
             self._by_hash[job.hash] = job.id
             if job.torrent_id is not None:
                 self._by_hash[job.torrent_id] = job.id
             if job.state is JobState.QUEUED:
-                self.queue.put(job)
+                # Still queued, but not in line: a worker is about to begin it.
+                taken = before is not None and before.state is JobState.QUEUED
+                if not taken or self.queue.position(job.id):
+                    self.queue.put(job)
             else:
                 self.queue.discard(job.id)
         if job.state is not JobState.RUNNING:

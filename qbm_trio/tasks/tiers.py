@@ -262,14 +262,28 @@ class Tiers:
         Raises:
             MustWait: there is not enough, other jobs' needs included.
         """
+        self.require_room(progress.bytes_total, device=device, free_bytes=free_bytes)
+        self._reserved[job_id] = _Reserved(device=device, progress=progress)
+        try:
+            yield
+        finally:
+            del self._reserved[job_id]
+
+    def require_room(self, need: int, *, device: int, free_bytes: int) -> None:
+        """Prove that ``need`` bytes have room now, without holding it.
+
+        Nothing always has room: a job whose files are all there must end.
+
+        Raises:
+            MustWait: there is not enough, other jobs' needs included.
+        """
         others = sum(
             max(0, r.progress.bytes_total - r.progress.bytes_done)
             for r in self._reserved.values()
             if r.device == device
         )
-        need = progress.bytes_total
         left = free_bytes - others - self._hdd_min_free_bytes
-        if need > left:
+        if need and need > left:
             raise MustWait(
                 f"the HDD has no room: {need} bytes are needed, {max(0, left)} can be used "
                 f"({free_bytes} free, {others} promised to running jobs, "
@@ -277,8 +291,3 @@ class Tiers:
                 reason=WaitReason.SPACE,
                 delay_s=60.0,
             )
-        self._reserved[job_id] = _Reserved(device=device, progress=progress)
-        try:
-            yield
-        finally:
-            del self._reserved[job_id]

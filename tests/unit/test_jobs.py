@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -437,3 +438,42 @@ async def test_every_change_is_announced(world: World) -> None:
     await world.jobs.cancel(job.id)
     assert seen.is_set()
     assert world.jobs.last_activity_at == 2000.0
+
+
+async def test_a_notification_that_races_with_a_retry_is_the_same_job(world: World) -> None:
+    job = await world.accept(A)
+    await world.jobs.cancel(job.id)
+    world.journal.held = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(world.jobs.retry, job.id, on_conflict=OnConflict.FAIL))
+        await wait_all_tasks_blocked()
+        answers: list[Accepted] = []
+
+        async def notify() -> None:
+            answers.append(await world.jobs.accept(Notification(hash=A)))
+
+        nursery.start_soon(notify)
+        await wait_all_tasks_blocked()
+        world.journal.let_go()
+    assert [(a.job.id, a.duplicate) for a in answers] == [(job.id, True)]
+    assert world.line() == [job.id]
+
+
+async def test_a_torrent_known_by_another_hash_in_the_journal_alone_is_a_duplicate(
+    world: World,
+) -> None:
+    job = await world.running(V2)
+    await world.jobs.resolve(job.id, torrent(A, v2=V2))
+    world.jobs._by_hash.clear()  # as after the other of two jobs of one torrent has ended
+    again = await world.jobs.accept(Notification(hash=A))
+    assert (again.job.id, again.duplicate) == (job.id, True)
+
+
+async def test_a_priority_raised_while_a_worker_begins_the_job_lines_nothing_up_again(
+    world: World,
+) -> None:
+    job = await world.accept(A)
+    assert await world.jobs.queue.take() == job.id
+    assert (await world.accept(A, priority=9)).priority == 9
+    assert world.line() == []
+    assert (await world.jobs.begin(job.id, lambda: None)).priority == 9

@@ -189,3 +189,7 @@ async def test_room_is_what_is_free_less_promises_and_what_must_stay_free(
                 room("c", 1)
             room("empty", 0).close()
         room("c", 90).close()  # promises end with their jobs
+
+        # Nothing always has room: a job whose files are all there must end.
+        with tiers.room(JobId("d"), device=1, free_bytes=5, progress=Progress()):
+            pass
