@@ -7,10 +7,13 @@ job nor wakes all of them. The wall time in the journal is for people to read.
 from __future__ import annotations
 
 import logging
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
 
 import trio
 
-from ..core.errors import JournalUnwritable
+from ..core.errors import JournalUnwritable, NoSuchJob
 from ..core.lifecycle import IllegalMove
 from ..core.model import JobId, WaitReason
 from ..core.retry import LONGEST_DELAY_S
@@ -25,20 +28,37 @@ class Waits:
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
         self._deadlines: dict[JobId, tuple[float, WaitReason]] = {}
+        # Ten thousand jobs may wait: neither one more nor a wake for a reason that
+        # none of them has may cost a look at them all. Both keep the order of arrival.
+        self._by_reason: dict[WaitReason, dict[JobId, None]] = {r: {} for r in WaitReason}
+        # An entry that `_deadlines` does not confirm is out of date.
+        self._heap: list[tuple[float, int, JobId]] = []
+        self._number = count()
         self._nudge = trio.Event()
 
     def add(self, job_id: JobId, reason: WaitReason, delay_s: float) -> None:
         """Look at the job again after ``delay_s``, or earlier by `wake`."""
-        self._deadlines[job_id] = (trio.current_time() + delay_s, reason)
-        self._nudge.set()
+        self._forget(job_id)
+        self._by_reason[reason][job_id] = None
+        self._set(job_id, trio.current_time() + delay_s, reason)
 
-    def wake(self, *reasons: WaitReason) -> None:
-        """What these jobs waited for may be there now: look at them at once."""
+    def wake(self, *reasons: WaitReason, most: float = inf) -> None:
+        """What these jobs waited for may be there now: look at them at once.
+
+        With ``most``, only at so many of each reason, those that wait longest: a job
+        that waits anew goes behind the others, so repeated calls come to every one.
+        """
         now = trio.current_time()
-        for job_id, (_, reason) in self._deadlines.items():
-            if reason in reasons:
-                self._deadlines[job_id] = (now, reason)
-        self._nudge.set()
+        for reason in reasons:
+            woken = 0
+            for job_id in list(self._by_reason[reason]):
+                if woken >= most:
+                    break
+                if self._jobs.of(job_id) is None:
+                    self._forget(job_id)  # it ended while it waited
+                elif self._deadlines[job_id][0] > now:
+                    self._set(job_id, now, reason)
+                    woken += 1
 
     def recover(self) -> None:
         """At start: take over the journal's waiting jobs.
@@ -56,20 +76,42 @@ class Waits:
         """Put jobs back into line as they come due. Runs until cancelled."""
         while True:
             self._nudge = trio.Event()
-            now = trio.current_time()
-            for job_id in [j for j, (at, _) in self._deadlines.items() if at <= now]:
-                await self._end_wait(job_id)
-            next_at = min((at for at, _ in self._deadlines.values()), default=float("inf"))
+            next_at = await self._end_due_waits()
             with trio.CancelScope(deadline=next_at):
                 await self._nudge.wait()
 
+    async def _end_due_waits(self) -> float:
+        """Put every job that is due back into line; return when the next one will be."""
+        while self._heap:
+            at, _, job_id = self._heap[0]
+            if self._deadlines.get(job_id, (None,))[0] != at:
+                heappop(self._heap)
+            elif at <= trio.current_time():
+                heappop(self._heap)
+                await self._end_wait(job_id)
+            else:
+                return at
+        return inf
+
     async def _end_wait(self, job_id: JobId) -> None:
         # Taken out first: it may be waiting anew before the commit is reported here.
-        _, reason = self._deadlines.pop(job_id)
+        reason = self._deadlines[job_id][1]
+        self._forget(job_id)
         try:
             await self._jobs.due(job_id)
-        except IllegalMove:
-            pass  # cancelled, cleared or merged while it waited
+        except (IllegalMove, NoSuchJob):
+            pass  # cancelled, cleared, merged while it waited; perhaps even forgotten since
         except JournalUnwritable as error:
             log.error("job %s cannot go on yet: %s", job_id, error)
             self.add(job_id, reason, 5.0)
+
+    def _set(self, job_id: JobId, at: float, reason: WaitReason) -> None:
+        self._deadlines[job_id] = (at, reason)
+        heappush(self._heap, (at, next(self._number), job_id))
+        if self._heap[0][0] == at:  # no later than what `run` sleeps for
+            self._nudge.set()
+
+    def _forget(self, job_id: JobId) -> None:
+        known = self._deadlines.pop(job_id, None)
+        if known is not None:
+            del self._by_reason[known[1]][job_id]

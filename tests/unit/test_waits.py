@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from qbm_trio.adapters import journal_jobs
 from qbm_trio.core.model import JobId, JobState, Notification, WaitReason
 from qbm_trio.tasks.jobs import Jobs
 from qbm_trio.tasks.queue import JobQueue
@@ -98,6 +101,80 @@ async def test_a_job_that_was_cancelled_while_it_waited_stays_cancelled(
         await world.jobs.cancel(gone)
         assert await world.comes_back() == (other, 6)
         assert (await world.jobs.get(gone)).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("end", ["cleared", "cancelled"])
+async def test_the_deadline_of_a_job_that_the_journal_forgot_meanwhile_is_harmless(
+    autojump_clock: MockClock, tmp_path: Path, end: str
+) -> None:
+    async with a_world(tmp_path) as world:
+        gone = await world.waiting(1, WaitReason.RETRY, 5)
+        await (world.jobs.clear() if end == "cleared" else world.jobs.cancel(gone))
+        prune = partial(journal_jobs.prune, finished_before=time.time() + 1)
+        assert await world.journal.do(prune) == 1
+        other = await world.waiting(2, WaitReason.RETRY, 6)
+        assert await world.comes_back() == (other, 6)
+
+
+async def test_a_bounded_wake_looks_at_those_that_wait_longest_and_comes_to_all_in_turn(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with a_world(tmp_path) as world:
+        jobs = [await world.waiting(n, WaitReason.SPACE, 300) for n in range(5)]
+        await world.jobs.cancel(jobs[0])  # takes nobody's turn
+        seen = []
+        for _ in range(4):
+            await trio.sleep(1)
+            world.waits.wake(WaitReason.SPACE, most=2)
+            await wait_all_tasks_blocked()
+            woken = world.jobs.queue.first(10)
+            seen += woken
+            assert len(woken) == 2
+            for job_id in woken:
+                assert await world.jobs.queue.take() == job_id
+                await world.jobs.wait(job_id, WaitReason.SPACE, "x", delay_s=300, failed=False)
+                world.waits.add(job_id, WaitReason.SPACE, 300)
+        assert seen == [*jobs[1:], *jobs[1:]]
+
+
+async def test_with_thousands_waiting_one_more_costs_no_look_at_them_all(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Counted, not timed: no deadline is read but the one that is next."""
+    looks = 0
+
+    class Counting(dict[JobId, tuple[float, WaitReason]]):
+        def __getitem__(self, key: JobId) -> tuple[float, WaitReason]:
+            nonlocal looks
+            looks += 1
+            return super().__getitem__(key)
+
+        def get(self, key: JobId, default: Any = None) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().get(key, default)
+
+        def items(self) -> Any:
+            nonlocal looks
+            looks += len(self)
+            return super().items()
+
+        def values(self) -> Any:
+            nonlocal looks
+            looks += len(self)
+            return super().values()
+
+    async with a_world(tmp_path) as world:
+        world.waits._deadlines = Counting()
+        for n in range(2_000):
+            world.waits.add(JobId(f"many-{n}"), WaitReason.QBITTORRENT, 300 + n)
+        await wait_all_tasks_blocked()
+        looks = 0
+        for n in range(100):
+            world.waits.add(JobId(f"more-{n}"), WaitReason.QBITTORRENT, 300 - n)
+            world.waits.wake(WaitReason.SPACE)
+            await wait_all_tasks_blocked()
+        assert looks <= 500
 
 
 async def test_while_the_journal_refuses_a_due_job_is_looked_at_again_until_it_writes(
