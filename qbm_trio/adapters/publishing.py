@@ -16,7 +16,13 @@ from time import gmtime, strftime
 
 import trio
 
-from ..core.errors import DestinationConflict, DiskError, JobError, UnsafePath
+from ..core.errors import (
+    DestinationChanged,
+    DestinationConflict,
+    DiskError,
+    JobError,
+    UnsafePath,
+)
 from . import disk_calls
 from .copy_write import Written
 from .disk_errors import read_error, write_error
@@ -274,31 +280,42 @@ def _publish_error(error: OSError, base: Path, item: PublishItem, folder: str) -
 # -- setting aside -----------------------------------------------------------
 
 
-async def set_aside(path: Path, *, limiter: trio.CapacityLimiter) -> Path:
-    """Rename what stands at ``path``, within its folder, to a name that says so.
+async def set_aside(
+    path: Path, seen: os.stat_result, *, limiter: trio.CapacityLimiter
+) -> Path | None:
+    """Rename the file that was judged, within its folder, to a name that says so.
 
     The name is ``<name>.qbm-conflict-<UTC time>``, shortened to fit; nothing is
     replaced. The folder is synced.
 
     Args:
         path: a real path on the HDD.
+        seen: what stood there when it was decided to set it aside.
         limiter: for the thread.
 
     Returns:
-        The new path.
+        The new path; None when nothing stands there any more.
 
     Raises:
+        DestinationChanged: another file stands there now, or it was written to. It was
+            not touched.
         MustWait, DiskError: the system refused.
         UnsafePath: a link now stands on the way.
     """
-    return await trio.to_thread.run_sync(_set_aside, path, limiter=limiter)
+    return await trio.to_thread.run_sync(_set_aside, path, seen, limiter=limiter)
 
 
-def _set_aside(path: Path) -> Path:
+def _set_aside(path: Path, seen: os.stat_result) -> Path | None:
     when = strftime("%Y%m%dT%H%M%SZ", gmtime())
     with FolderHandle() as folders:
         try:
             fd = folders.open(str(path.parent))
+            # A copy takes hours. What came meanwhile was compared with nothing.
+            if _identity(os.stat(path.name, dir_fd=fd, follow_symlinks=False)) != _identity(seen):
+                raise DestinationChanged(
+                    f"{path} was changed or replaced while its copy was made; it was not "
+                    "touched, and the next try compares it anew"
+                )
             for number in range(1000):
                 more = f"-{number}" if number else ""
                 new = shortened(path.name, f".qbm-conflict-{when}{more}")
@@ -308,9 +325,15 @@ def _set_aside(path: Path) -> Path:
                     continue
                 disk_calls.fsync(fd)
                 return path.with_name(new)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise write_error(error, path) from error
     raise UnsafePath(f"{path} could not be set aside: too many such names exist")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def shortened(name: str, suffix: str) -> str:

@@ -6,6 +6,7 @@ moved by tiering, once the copies that take its place are verified.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,12 +37,12 @@ class Destinations:
 
     async def judge(
         self, job: Job, plan: Plan, seen: Sequence[Seen]
-    ) -> tuple[frozenset[int], list[Path]]:
+    ) -> tuple[frozenset[int], dict[Path, os.stat_result]]:
         """Compare what stands there with the torrent.
 
         Returns:
             The files that need no copy, and the paths to set aside once the copies of
-            the others are verified.
+            the others are verified, with what stood there: nothing else may be moved.
 
         Raises:
             DestinationConflict: a file is in the way that is not ours to touch.
@@ -58,7 +59,11 @@ class Destinations:
             limiter=self._limiter,
             nice=self._nice,
         )
-        in_the_way = [seen[f.index].destination for f in present if f.index not in adopted]
+        in_the_way = {
+            seen[f.index].destination: there
+            for f in present
+            if f.index not in adopted and (there := seen[f.index].there) is not None
+        }
         for f in present:
             if f.index not in adopted:
                 await self._require_ours(job, plan, f, seen[f.index].destination)

@@ -8,7 +8,8 @@ published already by its hashes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -239,7 +240,7 @@ class Tiering:
         seen: Sequence[Seen],
         items: Sequence[CopyItem],
         report: CopyReport,
-        in_the_way: Sequence[Path],
+        in_the_way: Mapping[Path, os.stat_result],
     ) -> None:
         copied = [i for i in items if i.staged is not None]
         copy = journal_copies.Copy(
@@ -279,9 +280,10 @@ class Tiering:
             bytes_total=running.progress.bytes_total,
             bytes_copied=report.bytes_copied,
         )
-        for path in in_the_way:
-            moved = await set_aside(path, limiter=self._tiers.hdd.limiter)
-            log.warning("%s differed and was set aside as %s", path, moved.name)
+        for path, judged in in_the_way.items():
+            moved = await set_aside(path, judged, limiter=self._tiers.hdd.limiter)
+            if moved is not None:
+                log.warning("%s differed and was set aside as %s", path, moved.name)
         await self._journal.do(begin)
         await publish(
             self._policy.hdd,

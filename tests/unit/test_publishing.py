@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,13 @@ from qbm_trio.adapters.publish_staging import (
     prepare_staging,
 )
 from qbm_trio.adapters.publishing import PublishItem, publish, set_aside, shortened, sync_adopted
-from qbm_trio.core.errors import DestinationConflict, DiskError, MustWait, UnsafePath
+from qbm_trio.core.errors import (
+    DestinationChanged,
+    DestinationConflict,
+    DiskError,
+    MustWait,
+    UnsafePath,
+)
 from qbm_trio.core.model import WaitReason
 
 LIMITER = trio.CapacityLimiter(2)
@@ -526,7 +533,9 @@ async def test_what_is_set_aside_keeps_its_content_under_a_name_that_says_so(
     for number in range(3):
         path = tmp_path / "f.mkv"
         path.write_bytes(b"%d" % number)
-        made.append(await set_aside(path, limiter=LIMITER))
+        moved = await set_aside(path, path.stat(), limiter=LIMITER)
+        assert moved is not None
+        made.append(moved)
         assert not path.exists()
     assert len(set(made)) == 3
     assert all(p.name.startswith("f.mkv.qbm-conflict-2") for p in made)
@@ -536,14 +545,50 @@ async def test_what_is_set_aside_keeps_its_content_under_a_name_that_says_so(
 async def test_the_longest_name_can_be_set_aside(tmp_path: Path) -> None:
     path = tmp_path / ("日" * 85)
     path.write_bytes(b"x")
-    new = await set_aside(path, limiter=LIMITER)
+    new = await set_aside(path, path.stat(), limiter=LIMITER)
+    assert new is not None
     assert new.read_bytes() == b"x"
     assert len(os.fsencode(new.name)) <= 255
 
 
-async def test_what_is_gone_cannot_be_set_aside(tmp_path: Path) -> None:
-    with pytest.raises(MustWait):
-        await set_aside(tmp_path / "absent", limiter=LIMITER)
+async def test_what_is_gone_need_not_be_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "gone"
+    path.touch()
+    seen = path.stat()
+    path.unlink()
+    assert await set_aside(path, seen, limiter=LIMITER) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def another_file(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"same")
+    other.replace(path)
+
+
+def longer(path: Path) -> None:
+    times = path.stat()
+    path.write_bytes(b"longer")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def written_to(path: Path) -> None:
+    path.write_bytes(b"SAME")
+    os.utime(path, ns=(MTIME_NS, MTIME_NS))
+
+
+@pytest.mark.parametrize("change", [another_file, longer, written_to])
+async def test_only_the_very_file_that_was_judged_is_set_aside(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "f.mkv"
+    path.write_bytes(b"same")
+    seen = path.stat()
+    change(path)
+    content = path.read_bytes()
+    with pytest.raises(DestinationChanged, match=re.escape(str(path))):
+        await set_aside(path, seen, limiter=LIMITER)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"f.mkv": content}
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1))

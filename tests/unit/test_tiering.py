@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.core.model import JobState, Outcome, WaitReason
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, condition, inside, make
@@ -91,3 +94,28 @@ async def test_a_category_changed_before_the_first_publishing_counts(tmp_path: P
         fake.change(id_, category="good")  # type: ignore[arg-type]
         job = await service.tier(id_)
         assert job.destination == "good/T"
+
+
+async def test_what_takes_our_bad_copys_place_while_it_is_copied_anew_is_not_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        assert (await service.tier(id_)).outcome is Outcome.TIERED
+        place = service.hdd / "T/a"
+        place.write_bytes(bytes(40_000))  # ours, gone bad
+
+        async def replaced(*arguments: Any, **more: Any) -> Any:
+            report = await copy_and_verify(*arguments, **more)
+            place.unlink()
+            place.write_bytes(b"foreign %d" % os.urandom(1)[0])
+            return report
+
+        monkeypatch.setattr("qbm_trio.tasks.tiering.copy_and_verify", replaced)
+        job = await service.waits(await service.notify(id_))
+        assert (job.wait_reason, job.attempts) == (WaitReason.RETRY, 1)
+        assert "was not touched" in (job.error or "")
+        assert place.read_bytes().startswith(b"foreign")
+        assert service.contents().keys() == {"T/a", "T/b"}  # nothing set aside
+        assert service.staging() == []
