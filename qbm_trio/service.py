@@ -266,7 +266,7 @@ class Service:
                 nursery.start_soon(describe_jobs, self.jobs, self.tiering, self.client)
                 return
             await self.tiering.clean()
-            nursery.start_soon(self._wake_for_space)
+            nursery.start_soon(self.waits.wake_for_space, lambda: self.workers.job_ended)
             nursery.start_soon(self.workers.sweep)
             try:
                 await self.workers.run()
@@ -277,11 +277,6 @@ class Service:
         while True:
             await self.tiers.usable.wait()
             self.waits.wake(WaitReason.TIER)
-
-    async def _wake_for_space(self) -> None:
-        while True:
-            await self.workers.job_ended.wait()
-            self.waits.wake(WaitReason.SPACE)
 
     async def save_state(self) -> SavedState:
         """Write a recovery point.

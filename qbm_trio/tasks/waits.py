@@ -7,6 +7,7 @@ job nor wakes all of them. The wall time in the journal is for people to read.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -20,6 +21,11 @@ from ..core.retry import LONGEST_DELAY_S
 from .jobs import Jobs
 
 log = logging.getLogger(__name__)
+
+SPACE_LOOKS = 2
+"""How many jobs that wait for space are looked at when another job has ended."""
+SPACE_PAUSE_S = 5.0
+"""What passes between two such looks."""
 
 
 class Waits:
@@ -79,6 +85,21 @@ class Waits:
             next_at = await self._end_due_waits()
             with trio.CancelScope(deadline=next_at):
                 await self._nudge.wait()
+
+    async def wake_for_space(self, next_end: Callable[[], trio.Event]) -> None:
+        """Look at jobs that wait for space when another has ended. Runs until cancelled.
+
+        ``next_end`` returns the event that is set when the next job ends.
+        """
+        # A look costs calls to qBittorrent and a turn ahead of newer jobs that may
+        # fit: were all looked at each time, a hundred that wait would slow the others
+        # tenfold. What a few cannot use, the rest find when their own time is up.
+        ended = next_end()
+        while True:
+            await ended.wait()
+            ended = next_end()  # now: an end during the pause counts too
+            self.wake(WaitReason.SPACE, most=SPACE_LOOKS)
+            await trio.sleep(SPACE_PAUSE_S)
 
     async def _end_due_waits(self) -> float:
         """Put every job that is due back into line; return when the next one will be."""

@@ -137,6 +137,33 @@ async def test_a_bounded_wake_looks_at_those_that_wait_longest_and_comes_to_all_
         assert seen == [*jobs[1:], *jobs[1:]]
 
 
+async def test_jobs_that_end_wake_few_that_wait_for_space_at_most_every_five_seconds(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
+        ended = trio.Event()
+
+        async def a_job_ends() -> None:
+            nonlocal ended
+            ended.set()
+            ended = trio.Event()
+            await wait_all_tasks_blocked()
+
+        nursery.start_soon(world.waits.wake_for_space, lambda: ended)
+        jobs = [await world.waiting(n, WaitReason.SPACE, 300) for n in range(5)]
+        tier = await world.waiting(7, WaitReason.TIER, 200)
+        for _ in range(20):
+            await a_job_ends()
+        assert world.jobs.queue.first(10) == jobs[:2]
+        for due in (jobs[0], 0), (jobs[1], 0), (jobs[2], 5), (jobs[3], 5):
+            assert await world.comes_back() == due  # the ends during the pause count
+        await trio.sleep(20)
+        await a_job_ends()
+        assert await world.comes_back() == (jobs[4], 25)
+        assert await world.comes_back() == (tier, 200)
+        nursery.cancel_scope.cancel()
+
+
 async def test_with_thousands_waiting_one_more_costs_no_look_at_them_all(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
