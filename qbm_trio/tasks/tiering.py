@@ -20,6 +20,7 @@ import trio
 
 from ..adapters import journal_copies, journal_jobs
 from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify
+from ..adapters.disk import DiskSpace
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
 from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
@@ -29,6 +30,7 @@ from ..core.errors import (
     DestinationChanged,
     DestinationConflict,
     JobError,
+    MustWait,
 )
 from ..core.model import (
     Job,
@@ -104,6 +106,15 @@ class Tiering:
             JobError, QbittorrentError: what the job must wait or fail for.
             WrongState: it was cancelled meanwhile.
         """
+        outcome = await self._work(running)
+        if outcome is Outcome.TIERED:
+            self._planner.forget(running.job.id)  # its staging went with the publishing
+        else:
+            # A try before this one may have been killed in mid-copy.
+            await self.discard(running.job.id)
+        return outcome
+
+    async def _work(self, running: Running) -> Outcome | None:
         # First: qBittorrent is not asked while a disk is away.
         await self._tiers.require()
         torrent = await self._planner.find(running.job)
@@ -155,7 +166,7 @@ class Tiering:
                 limiter=self._tiers.hdd.limiter,
             )
         except JobError as error:
-            # It is removed at the next start.
+            # The job's next try empties it; when the job has ended, the next start removes it.
             log.warning("staging of job %s is left for now: %s", job_id, error)
 
     async def clean(self) -> None:
@@ -181,6 +192,7 @@ class Tiering:
             self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
         )
         await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
+        await self._require_room(running, plan, seen)
         adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
         to_copy = [f.index for f in plan.files if f.wanted and f.index not in adopted]
         progress = running.progress
@@ -191,6 +203,8 @@ class Tiering:
             destination=plan.shown_destination,
             bytes_total=progress.bytes_total,
         )
+        # The disk may have been unmounted during a long comparison.
+        await self._tiers.require()
         try:
             # Before the room is measured: what an earlier try staged is removed here.
             staged = await prepare_staging(
@@ -221,9 +235,29 @@ class Tiering:
             await self._drop_staging(running.job.id)
             raise
 
+    async def _require_room(self, running: Running, plan: Plan, seen: Sequence[Seen]) -> None:
+        """Prove that what is surely to be copied has room, before anything is read.
+
+        A job that waits for space would else compare all that is there at each look.
+        """
+        need = sum(f.size_bytes for f in plan.files if f.wanted and seen[f.index].there is None)
+        for last in (False, True):
+            device, space = await self._space(seen)
+            try:
+                self._tiers.require_room(need, device=device, free_bytes=space.free_bytes)
+                return
+            except MustWait:
+                if last:
+                    raise
+                # A try that was killed may hold the room itself.
+                await self._drop_staging(running.job.id)
+
+    async def _space(self, seen: Sequence[Seen]) -> tuple[int, DiskSpace]:
+        return await space_at(seen[0].destination.parent, limiter=self._tiers.hdd.limiter)
+
     async def _room(self, running: Running, seen: Sequence[Seen]) -> AbstractContextManager[None]:
         """Hold room on the file system that the files will go to."""
-        device, space = await space_at(seen[0].destination.parent, limiter=self._tiers.hdd.limiter)
+        device, space = await self._space(seen)
         return self._tiers.room(
             running.job.id,
             device=device,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qbm_trio.adapters import disk_calls, journal_copies
 from qbm_trio.adapters.copying import copy_and_verify
-from qbm_trio.core.model import JobState, Outcome, WaitReason
+from qbm_trio.adapters.disk import DiskSpace
+from qbm_trio.core.model import JobState, Outcome, TorrentId, WaitReason
+from qbm_trio.tasks.destinations import Destinations
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, condition, inside, make
 from tests.rig.torrents import Version
@@ -119,3 +123,189 @@ async def test_what_takes_our_bad_copys_place_while_it_is_copied_anew_is_not_mov
         assert place.read_bytes().startswith(b"foreign")
         assert service.contents().keys() == {"T/a", "T/b"}  # nothing set aside
         assert service.staging() == []
+
+
+# -- the disk goes away at the worst moment --------------------------------------------
+
+
+async def test_a_disk_that_goes_away_during_the_comparison_has_nothing_written_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        await condition(lambda: service.service.tiers.hdd.marker)
+        real = Destinations.judge
+
+        async def judge(*arguments: Any) -> Any:
+            result = await real(*arguments)
+            service.hdd.rename(tmp_path / "away")
+            service.hdd.mkdir()
+            return result
+
+        monkeypatch.setattr(Destinations, "judge", judge)
+        job = await service.waits(await service.notify(id_))
+        assert (job.wait_reason, job.attempts) == (WaitReason.TIER, 0)
+        assert list(service.hdd.iterdir()) == []
+
+
+async def test_a_disk_that_goes_away_during_the_copy_is_not_published_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+
+        async def copy(*arguments: Any, **more: Any) -> Any:
+            report = await copy_and_verify(*arguments, **more)
+            (service.hdd / ".qbm-tier").rename(tmp_path / "kept")
+            return report
+
+        monkeypatch.setattr("qbm_trio.tasks.tiering.copy_and_verify", copy)
+        job = await service.waits(await service.notify(id_))
+        assert job.wait_reason is WaitReason.TIER
+        assert (
+            await service.journal.do(partial(journal_copies.find, torrent_id=TorrentId(id_)))
+            is None
+        )
+        assert not (service.hdd / "T").exists()
+
+
+# -- room ------------------------------------------------------------------------------
+
+
+async def test_a_job_that_waits_for_room_does_not_compare_what_is_there_at_each_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    judged = []
+    real = Destinations.judge
+
+    async def judge(*arguments: Any) -> Any:
+        judged.append(arguments)
+        return await real(*arguments)
+
+    monkeypatch.setattr(Destinations, "judge", judge)
+    async with inside(tmp_path, client=fake, HDD_MIN_FREE_GB="1000000") as service:
+        id_ = add(fake, service, "T")
+        (service.hdd / "T").mkdir()
+        (service.hdd / "T/a").write_bytes((service.ssd / "T/a").read_bytes())
+        job = await service.waits(await service.notify(id_))
+        assert job.wait_reason is WaitReason.SPACE
+        assert "20000 bytes are needed" in (job.error or "")
+        assert judged == []
+        # With all of it there, no room is needed.
+        (service.hdd / "T/b").write_bytes((service.ssd / "T/b").read_bytes())
+        await service.until(job.id, lambda _: job.id in service.service.waits._deadlines)
+        service.wake_all()
+        assert (await service.ended(job.id)).outcome is Outcome.TIERED
+        assert len(judged) == 1
+
+
+async def test_what_a_killed_try_staged_does_not_keep_the_job_waiting_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        staged = await stage_at(fake, service, "export")
+
+        async def space_at(*_: object, **__: object) -> tuple[int, DiskSpace]:
+            free = 50_000 if (staged[0] / "0").exists() else 60_000
+            return 1, DiskSpace(total_bytes=10**9, free_bytes=free)
+
+        monkeypatch.setattr("qbm_trio.tasks.tiering.space_at", space_at)
+        job = await service.tier(id_)
+        assert job.outcome is Outcome.TIERED, job.error
+        assert job.attempts == 0
+        assert len(staged) == 1
+
+
+async def stage_at(fake: FakeQbittorrent, service: Inside, call: str) -> list[Path]:
+    """At this call, leave what a killed try of the running jobs would have staged."""
+    staged: list[Path] = []
+
+    async def before(name: str) -> None:
+        if name == call:
+            for job_id in service.service.workers.running:
+                folder = service.hdd / ".qbm-staging" / service.service.tiers.instance_id / job_id
+                folder.mkdir(parents=True)
+                (folder / "0").write_bytes(b"part of a file")
+                staged.append(folder)
+
+    await condition(lambda: fake.contact.reachable)
+    fake.before = before
+    return staged
+
+
+# -- how jobs end ----------------------------------------------------------------------
+
+
+async def test_a_job_that_was_merged_or_had_nothing_to_do_leaves_no_staging(
+    tmp_path: Path,
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        made = make(service.ssd, "H", FILES, version=Version.HYBRID)
+        hybrid = fake.add(made.data, save_path=str(service.ssd))
+        fake.change(hybrid, state="checkingUP")
+        first = await service.waits(await service.notify(made.infohash_v1 or ""))
+        staged = await stage_at(fake, service, "torrent")
+        merged = await service.ended(await service.notify(made.infohash_v2 or ""))
+        assert (merged.state, merged.merged_into) == (JobState.MERGED, first.id)
+
+        moved = make(service.ssd, "Moved", 20_001)
+        id_ = fake.add(moved.data, save_path=str(service.hdd))
+        assert (await service.tier(id_)).outcome is Outcome.ALREADY_ON_HDD
+        assert len(staged) == 2
+        assert service.staging() == []
+
+
+async def test_how_often_a_job_was_looked_at_is_forgotten_at_its_end(tmp_path: Path) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        fake.change(TorrentId(id_), state="checkingUP")
+        job = await service.waits(await service.notify(id_))
+        looks = service.service.tiering._planner._looks
+        assert list(looks) == [job.id]
+        fake.change(TorrentId(id_), state="stalledUP")
+        await service.until(job.id, lambda _: job.id in service.service.waits._deadlines)
+        service.wake_all()
+        assert (await service.ended(job.id)).outcome is Outcome.TIERED
+        assert not looks
+
+
+async def test_what_is_adopted_is_synced_before_it_counts_as_published_and_its_times_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    real_fsync, real_published = disk_calls.fsync, journal_copies.published
+    at_the_record: list[set[Path]] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+        real_fsync(fd)
+
+    def published(*arguments: Any, **more: Any) -> None:
+        at_the_record.append(set(synced))
+        real_published(*arguments, **more)
+
+    monkeypatch.setattr(disk_calls, "fsync", fsync)
+    monkeypatch.setattr(journal_copies, "published", published)
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        place = service.hdd / "T/a"
+        place.parent.mkdir()
+        place.write_bytes((service.ssd / "T/a").read_bytes())
+        os.utime(place, ns=(5, 1_400_000_000_000_000_007))
+        job = await service.tier(id_)
+        assert (job.outcome, job.bytes_copied) == (Outcome.TIERED, 20_000)
+        (before,) = at_the_record
+        assert {place, place.parent, service.hdd} <= before
+        entries = await service.journal.do(partial(journal_copies.files, torrent_id=TorrentId(id_)))
+        assert [(e.path, e.mtime_ns) for e in entries] == [
+            ("T/a", 1_400_000_000_000_000_007),
+            ("T/b", (service.ssd / "T/b").stat().st_mtime_ns),
+        ]
