@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import sqlite3
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +158,110 @@ async def test_a_disk_that_refuses_is_reported_and_earlier_points_stay(small_dis
         assert len(points(small_disk)) == 2
 
 
+def fill_with_copies(db: sqlite3.Connection, *, copies: int, files: int) -> None:
+    """Many published copies; one in three has no file."""
+    for n in range(copies):
+        torrent = f"{n:040x}"
+        db.execute(
+            "INSERT INTO copies VALUES (?, 'j', 'tv', '/ssd', 'tv', 'n', 'pieces', 1, ?, 2.5)",
+            (torrent, 1e9 + n / 7),  # more digits than SQLite writes
+        )
+        db.executemany(
+            "INSERT INTO copy_files VALUES (?, ?, ?, 1, 5, ?)",
+            [(torrent, i, f'tv/"{n}"\\/\x01 {i}', i % 2) for i in range(files * (n % 3 > 0))],
+        )
+
+
+async def test_many_copies_are_read_in_pages_between_which_others_use_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_point, "PAGE", 10)
+    async with running(tmp_path) as journal:
+        await journal.do(partial(fill_with_copies, copies=30, files=7))
+        expected = await journal.do(
+            lambda db: [
+                (journal_copies.find(db, tid), journal_copies.files(db, tid))
+                for tid in (TorrentId(f"{n:040x}") for n in range(30))
+            ]
+        )
+        turns = 0
+        real = recovery_point._copies
+
+        def page(db: sqlite3.Connection, *, after: str) -> Any:
+            nonlocal turns
+            turns += 1
+            found = real(db, after=after)
+            assert found.files <= 10 + 7, "a page and the rest of a copy at most"
+            return found
+
+        monkeypatch.setattr(recovery_point, "_copies", page)
+        saved = await recovery_point.save(journal, now=1e9, limiter=trio.CapacityLimiter(1))
+    assert turns > 10
+    rows = load(saved.path)["copies"]
+    found = [([CopyFile(**f) for f in row.pop("files")], Copy(**row)) for row in rows]
+    assert [(copy, files) for files, copy in found] == expected
+    assert saved.counts == {"jobs": 0, "copies": 30, "copy_files": 140}
+
+
+async def test_a_save_that_is_cancelled_between_two_pages_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_point, "PAGE", 10)
+    limiter = trio.CapacityLimiter(1)
+    async with running(tmp_path) as journal:
+        await journal.do(partial(fill_with_copies, copies=30, files=7))
+        real, pages = recovery_point._copies, 0
+        with trio.CancelScope() as scope:
+
+            def page(db: sqlite3.Connection, *, after: str) -> Any:
+                nonlocal pages
+                pages += 1
+                if pages == 3:
+                    trio.from_thread.run_sync(scope.cancel)
+                return real(db, after=after)
+
+            monkeypatch.setattr(recovery_point, "_copies", page)
+            await recovery_point.save(journal, now=1e9, limiter=limiter)
+        assert scope.cancelled_caught
+        assert pages < 6
+        assert not points(tmp_path)
+        assert not hidden(tmp_path)
+        monkeypatch.setattr(recovery_point, "_copies", real)
+        await recovery_point.save(journal, now=1e9, limiter=limiter)
+        assert len(points(tmp_path)) == 1
+
+
+def test_a_point_gets_its_name_only_after_all_of_it_is_on_the_disk_and_then_the_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def spy_fsync(fd: int) -> None:
+        status = os.fstat(fd)
+        steps.append(("folder", 0) if stat.S_ISDIR(status.st_mode) else ("file", status.st_size))
+        fsync(fd)
+
+    def spy_replace(self: Path, target: Path) -> Path:
+        steps.append(("rename", 0))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(Path, "replace", spy_replace)
+    recovery_point._write(tmp_path, ["x" * 5, "y" * 7], 1e9)
+    assert steps == [("file", 12), ("rename", 0), ("folder", 0)]
+
+
 SAVE_IN_A_LOOP = """
 import sys, trio
 from pathlib import Path
 from qbm_trio.adapters.recovery_point import _write
-content = {"jobs": [{"name": "x" * 1000}] * 500, "end": True}
+pieces = ['{"jobs": [', *['{"name": "%s"},\\n' % ("x" * 1000)] * 499, '{}], "end": true\\n}']
 print("ready", flush=True)
 n = 0
 while True:
     n += 1
-    _write(Path(sys.argv[1]), content, 1e9 + n)
+    _write(Path(sys.argv[1]), pieces, 1e9 + n)
 """
 
 
