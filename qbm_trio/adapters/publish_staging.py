@@ -28,6 +28,7 @@ from .publish_folders import deepest_existing
 
 STAGING_NAME = ".qbm-staging"
 _NOTE_PREFIX = "beside-"
+_MAKE_TRIES = 100
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
@@ -145,6 +146,14 @@ def _make_staging(folder: Path, instance_id: str, job_id: str) -> Path:
     for part in (instance_id, job_id):
         if not _PLAIN.fullmatch(part):
             raise UnsafePath(f"{part!r} cannot name a staging folder")
+    for _ in range(_MAKE_TRIES - 1):
+        # Another job that ends right now removes the upper ones while they are empty.
+        with suppress(FileNotFoundError):
+            return _make_chain(folder, instance_id, job_id)
+    return _make_chain(folder, instance_id, job_id)
+
+
+def _make_chain(folder: Path, instance_id: str, job_id: str) -> Path:
     path = folder
     for part in (STAGING_NAME, instance_id, job_id):
         path = path / part

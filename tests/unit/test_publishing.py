@@ -500,6 +500,27 @@ async def test_an_id_that_is_no_plain_name_makes_no_staging(rig: Rig, bad: str) 
         )
 
 
+async def test_staging_is_made_although_another_job_clears_up_at_that_moment(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one removes the folders above, empty for now, after they were seen."""
+    real = Path.mkdir
+    removed: list[Path] = []
+
+    def mkdir(self: Path, mode: int = 0o777) -> None:
+        if self.name == JOB and len(removed) < 3:
+            publish_staging._remove_empty(self.parent)
+            removed.append(self.parent)
+        real(self, mode=mode)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    (path,) = await prepare_staging(
+        rig.hdd, rig.destinations[:1], instance_id=ID, job_id=JOB, limiter=LIMITER
+    )
+    assert len(removed) == 3
+    assert path.parent.is_dir()
+
+
 async def test_staging_is_not_made_through_a_link(rig: Rig, tmp_path: Path) -> None:
     (rig.hdd / STAGING_NAME).symlink_to(tmp_path)
     with pytest.raises(UnsafePath, match="not a folder"):
