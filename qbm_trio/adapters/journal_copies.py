@@ -21,8 +21,9 @@ class CopyFile:
     index: int
     path: str
     size_bytes: int
-    mtime_ns: int | None  #: as published; None until then
+    mtime_ns: int | None  #: as published, or about to be
     ours: bool  #: put there by this service, not found there and adopted
+    inode: int | None = None  #: with ``mtime_ns`` it tells our file, once begun, from another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,11 @@ def find(connection: sqlite3.Connection, torrent_id: TorrentId) -> Copy | None:
 def files(connection: sqlite3.Connection, torrent_id: TorrentId) -> list[CopyFile]:
     """The files of a torrent's copy, in order."""
     return [
-        CopyFile(index=idx, path=path, size_bytes=size, mtime_ns=mtime_ns, ours=bool(ours))
-        for idx, path, size, mtime_ns, ours in connection.execute(
-            "SELECT idx, path, size, mtime_ns, ours FROM copy_files"
+        CopyFile(
+            index=idx, path=path, size_bytes=size, mtime_ns=mtime_ns, ours=bool(ours), inode=inode
+        )
+        for idx, path, size, mtime_ns, ours, inode in connection.execute(
+            "SELECT idx, path, size, mtime_ns, ours, inode FROM copy_files"
             " WHERE torrent_id = ? ORDER BY idx",
             (torrent_id,),
         )
@@ -92,8 +95,14 @@ def claims(
 
 
 def begin(connection: sqlite3.Connection, copy: Copy, entries: Sequence[CopyFile]) -> None:
-    """Record what is about to be put in place. Replaces what was recorded before."""
-    before = {f.path: f.ours for f in files(connection, copy.torrent_id)}
+    """Record what is about to be put in place. Replaces what was recorded before.
+
+    A file that is found again at its place stays ours if it was recorded as published,
+    or if it is the very file that was about to be: a foreign one may have come first.
+    """
+    earlier = find(connection, copy.torrent_id)
+    published_before = earlier is not None and earlier.published_at is not None
+    before = {f.path: f for f in files(connection, copy.torrent_id) if f.ours}
     connection.execute("DELETE FROM copies WHERE torrent_id = ?", (copy.torrent_id,))
     connection.execute(
         "INSERT INTO copies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
@@ -110,32 +119,29 @@ def begin(connection: sqlite3.Connection, copy: Copy, entries: Sequence[CopyFile
         ),
     )
     connection.executemany(
-        "INSERT INTO copy_files VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO copy_files (torrent_id, idx, path, size, mtime_ns, ours, inode)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
-            # A file that we put there earlier stays ours when it is found again.
             (
                 copy.torrent_id,
                 f.index,
                 f.path,
                 f.size_bytes,
-                None,
-                f.ours or before.get(f.path, False),
+                f.mtime_ns,
+                f.ours or (f.path in before and (published_before or _same(before[f.path], f))),
+                f.inode,
             )
             for f in entries
         ],
     )
 
 
-def published(
-    connection: sqlite3.Connection,
-    torrent_id: TorrentId,
-    mtimes_ns: Iterable[tuple[int, int]],
-    *,
-    now: float,
-) -> None:
-    """Record that all files are in place and synced: (index, mtime) of each."""
-    connection.executemany(
-        "UPDATE copy_files SET mtime_ns = ? WHERE torrent_id = ? AND idx = ?",
-        [(mtime_ns, torrent_id, index) for index, mtime_ns in mtimes_ns],
-    )
+def _same(begun: CopyFile, found: CopyFile) -> bool:
+    """Whether what stands there is the file that an earlier try was about to publish."""
+    known = (begun.inode, begun.mtime_ns, begun.size_bytes)
+    return None not in known and known == (found.inode, found.mtime_ns, found.size_bytes)
+
+
+def published(connection: sqlite3.Connection, torrent_id: TorrentId, *, now: float) -> None:
+    """Record that all files are in place and synced."""
     connection.execute("UPDATE copies SET published_at = ? WHERE torrent_id = ?", (now, torrent_id))

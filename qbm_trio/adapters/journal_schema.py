@@ -67,6 +67,7 @@ MIGRATIONS: Final = (
         size INTEGER NOT NULL,
         mtime_ns INTEGER,
         ours INTEGER NOT NULL,
+        inode INTEGER,
         PRIMARY KEY (torrent_id, idx)
     ) WITHOUT ROWID;
     CREATE INDEX copy_files_by_path ON copy_files (path);

@@ -289,17 +289,7 @@ class Tiering:
             begun_at=self._jobs.now(),
             published_at=None,
         )
-        entries = [
-            journal_copies.CopyFile(
-                index=i.index,
-                path=str(plan.files[i.index].on_hdd),
-                size_bytes=i.size_bytes,
-                mtime_ns=None,
-                ours=i.staged is not None,
-            )
-            for i in items
-            if i.wanted
-        ]
+        entries = [_entry(plan, seen, i, report) for i in items if i.wanted]
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
@@ -339,17 +329,10 @@ class Tiering:
             [i.published for i in items if i.published is not None],
             limiter=self._tiers.hdd.limiter,
         )
-        mtimes_ns = [(i, w.mtime_ns) for i, w in report.files.items()]
-        mtimes_ns += [
-            (i.index, there.st_mtime_ns)
-            for i in items
-            if i.published is not None and (there := seen[i.index].there) is not None
-        ]
         await self._journal.do(
             partial(
                 journal_copies.published,
                 torrent_id=plan.torrent.id,
-                mtimes_ns=mtimes_ns,
                 now=self._jobs.now(),
             )
         )
@@ -376,3 +359,21 @@ class Tiering:
         if running.phase is not phase:
             log.info("%s", phase)
         running.phase = phase
+
+
+def _entry(
+    plan: Plan, seen: Sequence[Seen], item: CopyItem, report: CopyReport
+) -> journal_copies.CopyFile:
+    """What the journal keeps of one file: as it was written, or as it was found."""
+    # Pools use all 64 bits for their inodes; SQLite's integers hold 63.
+    mask = 2**63 - 1
+    written, there = report.files.get(item.index), seen[item.index].there
+    found = there if item.published is not None else None
+    return journal_copies.CopyFile(
+        index=item.index,
+        path=str(plan.files[item.index].on_hdd),
+        size_bytes=item.size_bytes,
+        mtime_ns=written.mtime_ns if written else found.st_mtime_ns if found else None,
+        ours=item.staged is not None,
+        inode=written.inode & mask if written else found.st_ino & mask if found else None,
+    )

@@ -31,8 +31,8 @@ COPY = Copy(
 )
 
 
-def entry(index: int, path: str, *, ours: bool) -> CopyFile:
-    return CopyFile(index=index, path=path, size_bytes=7, mtime_ns=None, ours=ours)
+def entry(index: int, path: str, *, ours: bool, mtime_ns: int = 1, inode: int = 9) -> CopyFile:
+    return CopyFile(index=index, path=path, size_bytes=7, mtime_ns=mtime_ns, ours=ours, inode=inode)
 
 
 @pytest.fixture
@@ -45,25 +45,58 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 def test_a_copy_is_begun_with_its_files_and_published_with_their_times(
     db: sqlite3.Connection,
 ) -> None:
-    files = [entry(0, "tv/Ünï/0", ours=True), entry(2, "tv/Ünï/2", ours=False)]
+    files = [
+        entry(0, "tv/Ünï/0", ours=True, mtime_ns=2**62),
+        entry(2, "tv/Ünï/2", ours=False, inode=2**63 - 1),
+    ]
     assert ops.find(db, A) is None
     ops.begin(db, COPY, files)
     assert ops.find(db, A) == COPY
     assert ops.files(db, A) == files
-    ops.published(db, A, [(0, 2**62), (2, 1)], now=9.0)
+    ops.published(db, A, now=9.0)
     assert ops.find(db, A) == replace(COPY, published_at=9.0)
-    assert [f.mtime_ns for f in ops.files(db, A)] == [2**62, 1]
+    assert ops.files(db, A) == files
 
 
 def test_a_copy_begun_anew_is_unpublished_forgets_old_files_and_keeps_what_is_ours(
     db: sqlite3.Connection,
 ) -> None:
     ops.begin(db, COPY, [entry(0, "a", ours=True), entry(1, "b", ours=False), entry(2, "c", ours=True)])  # fmt: skip  # noqa: E501
-    ops.published(db, A, [(0, 1), (1, 1), (2, 1)], now=6.0)
+    ops.published(db, A, now=6.0)
     # Found again at its place, the file looks like anyone's; the journal knows better.
     ops.begin(db, COPY, [entry(0, "a", ours=False), entry(1, "b", ours=False)])
     assert ops.find(db, A) == COPY
     assert ops.files(db, A) == [entry(0, "a", ours=True), entry(1, "b", ours=False)]
+
+
+@pytest.mark.parametrize(
+    ("found", "ours"),
+    [
+        ({}, True),
+        ({"inode": 10}, False),
+        ({"mtime_ns": 2}, False),
+        ({"size_bytes": 8}, False),
+        ({"inode": None}, False),
+    ],
+    ids=["the very file", "another file", "written to", "another size", "not known"],
+)
+def test_what_was_only_begun_makes_no_other_file_ours(
+    db: sqlite3.Connection, found: dict[str, int], ours: bool
+) -> None:
+    """A foreign file may have come between, and kept us from publishing."""
+    begun = entry(0, "a", ours=True)
+    ops.begin(db, COPY, [begun])
+    again = replace(begun, ours=False, **found)  # type: ignore[arg-type]
+    ops.begin(db, COPY, [again])
+    ops.published(db, A, now=6.0)
+    assert ops.files(db, A) == [replace(again, ours=ours)]
+
+
+def test_a_file_of_an_unknown_inode_is_not_taken_for_the_one_begun(db: sqlite3.Connection) -> None:
+    unknown = replace(entry(0, "a", ours=True), inode=None)
+    ops.begin(db, COPY, [unknown])
+    ops.begin(db, COPY, [replace(unknown, ours=False)])
+    assert [f.ours for f in ops.files(db, A)] == [False]
 
 
 def test_claims_name_every_torrent_that_has_the_path_and_whose_file_it_is(

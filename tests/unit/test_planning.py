@@ -155,7 +155,7 @@ async def test_the_destination_is_the_recorded_one_whatever_the_category(tmp_pat
         begun = await plans.plan(job(id_), torrent)
         assert begun.shown_destination == "old/T"
         assert not begun.published_before
-        await journal.do(partial(journal_copies.published, torrent_id=id_, mtimes_ns=(), now=2.0))
+        await journal.do(partial(journal_copies.published, torrent_id=id_, now=2.0))
         assert (await plans.plan(job(id_), torrent)).published_before
 
 

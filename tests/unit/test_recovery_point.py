@@ -85,7 +85,7 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
         begun_at=1.5,
         published_at=None,
     )
-    entry = CopyFile(index=0, path="tv/\u2028", size_bytes=1, mtime_ns=None, ours=True)
+    entry = CopyFile(index=0, path="tv/\u2028", size_bytes=1, mtime_ns=None, ours=True, inode=2**62)
 
     async with running(tmp_path) as journal:
 
@@ -167,7 +167,7 @@ def fill_with_copies(db: sqlite3.Connection, *, copies: int, files: int) -> None
             (torrent, 1e9 + n / 7),  # more digits than SQLite writes
         )
         db.executemany(
-            "INSERT INTO copy_files VALUES (?, ?, ?, 1, 5, ?)",
+            "INSERT INTO copy_files VALUES (?, ?, ?, 1, 5, ?, 8)",
             [(torrent, i, f'tv/"{n}"\\/\x01 {i}', i % 2) for i in range(files * (n % 3 > 0))],
         )
 

@@ -12,6 +12,8 @@ import pytest
 from qbm_trio.adapters import disk_calls, journal_copies
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.adapters.disk import DiskSpace
+from qbm_trio.adapters.publishing import publish
+from qbm_trio.core.errors import DiskError
 from qbm_trio.core.model import JobState, Outcome, TorrentId, WaitReason
 from qbm_trio.tasks.destinations import Destinations
 from tests.fakes.qbittorrent import FakeQbittorrent, away
@@ -309,3 +311,32 @@ async def test_what_is_adopted_is_synced_before_it_counts_as_published_and_its_t
             ("T/a", 1_400_000_000_000_000_007),
             ("T/b", (service.ssd / "T/b").stat().st_mtime_ns),
         ]
+
+
+# -- whose file it is ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "a foreign one came first"])
+async def test_after_a_try_that_ended_in_publishing_only_its_own_file_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    async def publish_and_fail(*arguments: Any, **more: Any) -> None:
+        monkeypatch.undo()
+        place = service.hdd / "T"
+        if not killed:  # the same bytes, put there by Sonarr
+            place.write_bytes((service.ssd / "T").read_bytes())
+        await publish(*arguments, **more)
+        raise DiskError("as good as killed before the record")
+
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        made = make(service.ssd, "T", 20_000)
+        id_ = fake.add(made.data, save_path=str(service.ssd))
+        monkeypatch.setattr("qbm_trio.tasks.tiering.publish", publish_and_fail)
+        job = await service.waits(await service.notify(id_))
+        assert job.wait_reason is WaitReason.RETRY
+        await service.until(job.id, lambda _: job.id in service.service.waits._deadlines)
+        service.wake_all()
+        assert (await service.ended(job.id)).outcome is Outcome.TIERED
+        (entry,) = await service.journal.do(partial(journal_copies.files, torrent_id=id_))
+        assert entry.ours is killed
