@@ -14,6 +14,7 @@ microseconds.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from typing import Final
 
 import trio
 
@@ -27,15 +28,14 @@ class JobQueue:
     """Jobs in exact order: interrupted ones, then by priority, then oldest first."""
 
     def __init__(self, capacity: int) -> None:
+        #: How many jobs may wait in line before notifications are refused.
+        self.capacity: Final = capacity
         self._tickets_in, self._tickets_out = trio.open_memory_channel[None](capacity)
+        # Counted here: the channel's statistics cost more than all the rest of a put.
+        self._tickets = 0  #: sent and not yet in a taker's hands
         self._order: list[_Key] = []
         self._keys: dict[JobId, _Key] = {}
         self._reserved = 0
-
-    @property
-    def capacity(self) -> int:
-        """How many jobs may wait in line before notifications are refused."""
-        return int(self._tickets_in.statistics().max_buffer_size)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -89,6 +89,7 @@ class JobQueue:
         """
         while True:
             await self._tickets_out.receive()
+            self._tickets -= 1
             # No checkpoint from here on: a job is never between two hands.
             if not self._order:
                 continue  # the ticket of a job that was taken out of line
@@ -98,7 +99,6 @@ class JobQueue:
             return key[-1]
 
     def _issue_ticket(self) -> None:
-        figures = self._tickets_in.statistics()
-        wanted = min(len(self._order), int(figures.max_buffer_size))
-        if figures.current_buffer_used < wanted:
+        if self._tickets < min(len(self._order), self.capacity):
+            self._tickets += 1
             self._tickets_in.send_nowait(None)

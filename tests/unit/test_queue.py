@@ -183,3 +183,17 @@ async def test_a_journal_with_more_jobs_than_places_is_worked_off_before_anyone_
             taken.append(await queue.take())
     assert taken == [f"j{seq}" for seq in range(1, 8)]
     queue.reserve()
+
+
+async def test_lining_up_asks_the_channel_for_no_statistics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten thousand jobs at a start: each costs a step in a list and no more."""
+    queue = JobQueue(2)
+    monkeypatch.delattr(type(queue._tickets_in), "statistics")
+    for seq in range(1, 5):
+        queue.put(a_job(seq))
+    with pytest.raises(QueueFull):
+        queue.reserve()
+    with trio.fail_after(5):
+        assert [await queue.take() for _ in range(4)] == ["j1", "j2", "j3", "j4"]
