@@ -21,6 +21,8 @@ import socket
 import sqlite3
 import threading
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 from pydantic import SecretStr
@@ -55,6 +57,8 @@ log = logging.getLogger(__name__)
 
 STOP_S = 0.4
 """What running jobs and requests may take to stop, after the grace."""
+SAVED_S = 0.55
+"""What the last recovery point may take, after the grace: the journal and HTTP end after it."""
 WHOLE_S = 1.0
 """The whole drain ends within the grace and this much more, whatever hangs."""
 
@@ -102,10 +106,16 @@ async def run(settings: Settings) -> int:
         await infra.start(journal.run, journal_thread)
         try:
             async with trio.open_nursery() as parts:
-                service = await Service.assemble(settings, journal)
-                await service.start(parts, listener)
-                await stop.asked.wait()
-                await service.drain(stop)
+                try:
+                    service = await Service.assemble(settings, journal)
+                    await service.start(parts, listener)
+                    await stop.asked.wait()
+                    await service.drain(stop)
+                except BaseException:
+                    # A part has failed and all are being stopped: a thread on a dead disk
+                    # must not keep a process that answers nobody.
+                    stop.guard(WHOLE_S)
+                    raise
                 parts.cancel_scope.cancel()
         finally:
             journal.close()
@@ -129,13 +139,17 @@ class Stop:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             self.signum = await anext(aiter(signals))
-            # A thread of the system's, not of trio's: it works whatever the loop does.
-            guard = threading.Timer(self._whole_s, self.exit_now)
-            guard.daemon = True
-            guard.start()
+            self.guard(self._whole_s)
             self.asked.set()
             signum = await anext(aiter(signals))
             os._exit(128 + signum)
+
+    def guard(self, seconds: float) -> None:
+        """See to it that the process ends within ``seconds``."""
+        # A thread of the system's, not of trio's: it works whatever the loop does.
+        guard = threading.Timer(seconds, self.exit_now)
+        guard.daemon = True
+        guard.start()
 
     def exit_now(self) -> None:
         """End the process although a thread hangs in the kernel, on a dead disk for example."""
@@ -217,10 +231,14 @@ class Service:
         url = None
         if listener is not None:
             url = await parts.start(self._serve_http, listener)
-        parts.start_soon(keep_contact, self.client, self.waits)
-        parts.start_soon(self.waits.run)
-        parts.start_soon(keep_house, self.observer, self._journal, self._settings.job_retention_s)
-        parts.start_soon(self._work)
+        house = partial(keep_house, self.observer, self._journal, self._settings.job_retention_s)
+        for part in (
+            partial(keep_contact, self.client, self.waits),
+            self.waits.run,
+            house,
+            self._work,
+        ):
+            parts.start_soon(_telling, part)
         # Printed as well as logged: whoever started us with port 0 reads it here.
         if listener is None:
             log.warning(
@@ -289,12 +307,19 @@ class Service:
     async def drain(self, stop: Stop) -> None:
         """Stop in order: no new work, jobs, recovery point, journal, HTTP."""
         log.info("told to stop by %s: draining", signal.Signals(stop.signum).name)
+        began = trio.current_time()
         self.jobs.draining = True
         self.workers.drain_within(self._settings.shutdown_grace_s)
         with trio.move_on_after(self._settings.shutdown_grace_s + STOP_S):
             if not self._settings.dry_run:
                 await self._workers_ended.wait()
-        path = await self._save_last()
+        # A convenience, for the journal has it all: with millions of files on a slow
+        # disk it must not cost the clean end.
+        path = "none"
+        with trio.CancelScope(deadline=began + self._settings.shutdown_grace_s + SAVED_S) as scope:
+            path = await self._save_last()
+        if scope.cancelled_caught:
+            log.warning("no time for a recovery point; the journal has everything")
         self._journal.close()
         await self._journal.closed.wait()
         stop.saved = True
@@ -317,6 +342,17 @@ class Service:
         except JournalUnwritable as error:
             log.error("%s", error)
             return "none"
+
+
+async def _telling(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part; log a bug that ends it at once, for the process may not end by itself."""
+    try:
+        await part()
+    except Exception as error:
+        found = _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        if not all(isinstance(leaf, QbmError) for leaf in found):
+            log.critical("a bug ends the service", exc_info=True)
+        raise
 
 
 def _secret(value: SecretStr | None) -> str:
