@@ -84,7 +84,7 @@ class _Comparison:
         for position, path in self._paths.items():
             size, status = self._items[position].size_bytes, _lstat(path)
             if status is not None and status.st_size == size:
-                self._candidates[position] = Input(path=path, size_bytes=size)
+                self._candidates[position] = Input(path=path, size_bytes=size, on_hdd=True)
         self._same = set(self._candidates)
         if not self._same:
             return frozenset()

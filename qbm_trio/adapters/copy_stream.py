@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import JobError, SourceChanged
+from ..core.errors import DestinationChanged, JobError, SourceChanged
 from ..core.pieces import Role, Span
 from .copy_hashing import PieceChecker
 from .copy_threads import Stop, WorkThread
@@ -33,6 +33,7 @@ class Input:
 
     path: Path  #: a real path, proven to lie in its tier
     size_bytes: int
+    on_hdd: bool = False  #: a copy, adopted or staged: qBittorrent knows nothing of it
 
 
 @dataclass(slots=True)
@@ -65,12 +66,14 @@ class OpenInput:
             folder_fd = folders.open(str(source.path.parent))
             self.fd = os.open(source.path.name, _READ, dir_fd=folder_fd)
         except OSError as error:
-            raise missing_or(error, source.path) from error
+            raise missing_or(error, source) from error
         try:
             self.status = os.fstat(self.fd)
             if not is_regular(self.status):
                 raise SourceChanged(f"{source.path} is not a regular file")
             if self.status.st_size != source.size_bytes:
+                if source.on_hdd:
+                    raise _vanished(source.path)
                 raise SourceChanged(
                     f"{source.path} has {self.status.st_size} bytes instead of "
                     f"{source.size_bytes}; recheck the torrent in qBittorrent"
@@ -105,9 +108,19 @@ class OpenInput:
         os.close(self.fd)
 
 
-def missing_or(error: OSError, path: Path) -> JobError:
+def _vanished(path: Path) -> DestinationChanged:
+    return DestinationChanged(
+        f"{path} was removed from the HDD, or changed there, while the job worked; "
+        "the next try looks at it anew"
+    )
+
+
+def missing_or(error: OSError, source: Input) -> JobError:
     """`read_error`, which says so when the file is there under an unfinished name."""
+    path = source.path
     if isinstance(error, FileNotFoundError):
+        if source.on_hdd:
+            return _vanished(path)
         unfinished = path.with_name(f"{path.name}.!qB")
         if os.path.lexists(unfinished):
             return SourceChanged(

@@ -93,6 +93,7 @@ async def copy_and_verify(
         BadMetainfo: the items are not this torrent's files.
         SourceChanged: a source is missing, of another size, or changed meanwhile.
         SourceCorrupt: a source does not match its piece hashes, also when read again.
+        DestinationChanged: a published or staged file vanished from the HDD meanwhile.
         DestinationConflict: a published file no longer matches the torrent.
         UnsafePath: a link stands in a path that was proven free of them.
         MustWait: the HDD is full, read-only or away.
@@ -124,6 +125,7 @@ class _Copy:
             position: Input(
                 path=item.published if role is Role.CONTEXT and item.published else item.source,
                 size_bytes=item.size_bytes,
+                on_hdd=role is Role.CONTEXT and item.published is not None,
             )
             for position, item in self._items.items()
             if (role := roles[position]) is not Role.GAP
@@ -239,10 +241,10 @@ class _Copy:
         item = self._items.get(segment.position)
         if item is None:
             return bytes(segment.size_bytes)
-        path = item.source
+        source = Input(path=item.source, size_bytes=item.size_bytes)
         if published and item.staged is None and item.published is not None:
-            path = item.published
-        return read_from_disk(Input(path=path, size_bytes=item.size_bytes), segment)
+            source = _on_hdd(item, item.published)
+        return read_from_disk(source, segment)
 
     # -- pieces with bytes of unwanted files ---------------------------------
 
@@ -254,7 +256,7 @@ class _Copy:
             for attempt in range(2):
                 self._stop.check()
                 source = self._reread(segment, published=True)
-                copy = read_from_disk(Input(path=item.staged, size_bytes=item.size_bytes), segment)
+                copy = read_from_disk(_on_hdd(item, item.staged), segment)
                 if source == copy:
                     break
                 if attempt:
@@ -271,7 +273,7 @@ class _Copy:
             if role is Role.COPY:
                 item = self._items[position]
                 assert item.staged is not None
-                staged[position] = Input(path=item.staged, size_bytes=item.size_bytes)
+                staged[position] = _on_hdd(item, item.staged)
         for attempt in range(2):
             for position, role in enumerate(roles):
                 if role is Role.COPY:
@@ -295,6 +297,10 @@ class _Copy:
                 )
             self._repair(checker)
             self._writer.sync()
+
+
+def _on_hdd(item: CopyItem, path: Path) -> Input:
+    return Input(path=path, size_bytes=item.size_bytes, on_hdd=True)
 
 
 def _returns_other_bytes(path: Path, number: int) -> str:

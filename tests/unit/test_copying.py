@@ -31,6 +31,7 @@ from qbm_trio.adapters.disk_paths import FolderHandle
 from qbm_trio.adapters.metainfo import parse
 from qbm_trio.core.errors import (
     BadMetainfo,
+    DestinationChanged,
     DestinationConflict,
     DiskError,
     JobError,
@@ -310,6 +311,33 @@ async def test_a_piece_that_was_read_wrong_once_is_read_and_written_again(
         assert staged.stat().st_mtime_ns == item.source.stat().st_mtime_ns
 
 
+async def test_a_large_file_that_was_repaired_is_synced_after_the_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was synced by itself when it ended, before its bad piece was known or mended."""
+    monkeypatch.setattr(copy_write, "LARGE_BYTES", 50_000)
+    spoil_writes(monkeypatch, times=1, size=100_000)
+    events: list[str] = []
+    real_fsync, real_rewrite = disk_calls.fsync, copy_write.StagedWriter.rewrite
+
+    def fsync(fd: int) -> None:
+        events.append("sync " + Path(f"/proc/self/fd/{fd}").readlink().name)
+        real_fsync(fd)
+
+    def rewrite(
+        self: copy_write.StagedWriter, number: int, path: Path, offset_bytes: int, data: memoryview
+    ) -> None:
+        real_rewrite(self, number, path, offset_bytes, data)
+        events.append(f"rewrite {path.name}")
+
+    monkeypatch.setattr(disk_calls, "fsync", fsync)
+    monkeypatch.setattr(copy_write.StagedWriter, "rewrite", rewrite)
+    case = make(tmp_path, sizes={"big": 100_000})
+    await case.copy(CopyOptions(nice=0, verification=Verification.READBACK))
+    assert "rewrite 0" in events
+    assert events[0] == events[-1] == "sync 0"
+
+
 @pytest.mark.parametrize("version", Version)
 async def test_readback_finds_and_mends_what_the_disk_got_wrong(
     tmp_path: Path, version: Version, monkeypatch: pytest.MonkeyPatch
@@ -387,6 +415,20 @@ async def test_a_published_file_that_went_bad_is_told_from_a_bad_source(
     flip(case.items[at(case, "c.bin")].source, 3)
     with pytest.raises(SourceCorrupt):
         await make_again(case).copy()
+
+
+@pytest.mark.parametrize("left", [None, b"short"], ids=["vanished", "cut short"])
+async def test_a_published_file_that_vanishes_is_not_blamed_on_qbittorrent(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    case = make(tmp_path)
+    there = tmp_path / "published"
+    if left is not None:
+        there.write_bytes(left)
+    case.change(at(case, "c.bin"), staged=None, published=there)
+    with pytest.raises(DestinationChanged, match="published was removed from the HDD") as raised:
+        await case.copy()
+    assert "qBittorrent" not in str(raised.value)
 
 
 def make_again(case: Case) -> Case:
