@@ -250,7 +250,7 @@ def next_steps(console: Console) -> None:
             f"""\
 1. scripts/run writes a .env with a random key. Put your folders and your qBittorrent's
    address into it (docs/configuration.md), then run scripts/run again.
-2. In qBittorrent: Settings > Downloads > Run external program on torrent completed:
+2. In qBittorrent: Settings > Downloads > Run external program on torrent finished:
    {COMMAND}
 3. Give qBittorrent the key: HTTP_API_KEY in its environment, or in /config/qbm-trio.env.
 Try it without risk first: DRY_RUN=true in .env logs what would be done."""

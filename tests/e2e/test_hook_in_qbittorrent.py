@@ -95,8 +95,10 @@ def test_a_finished_download_arrives_byte_for_byte_and_nothing_is_run(
     assert not Path("pwned").exists()
 
 
-# The lines of docs/ and the README, as pasted into qBittorrent's box. No shell is
-# needed for the first; the second takes the key from qBittorrent's environment.
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+
+# Lines for qBittorrent's box; the last one is the README's own. No shell is needed for
+# the first; the second takes the key from qBittorrent's environment.
 ONE_LINERS = {
     "key in the box": (
         'curl -fsS --retry 6 --retry-connrefused -H "X-API-Key: KEY" -d hash=%K'
@@ -106,9 +108,10 @@ ONE_LINERS = {
         "/bin/sh -c \"exec curl -fsS --retry 6 --retry-connrefused -H 'X-API-Key: '$HTTP_API_KEY"
         ' -d hash=%K http://localhost:8081/notify/torrent-finished"'
     ),
-    "key in a file": (
-        "curl -fsS --retry 6 --retry-connrefused -H @KEYFILE -d hash=%K"
-        " http://localhost:8081/notify/torrent-finished"
+    "key in a file": next(
+        line.strip().replace("@/config/qbm-key.txt", "@KEYFILE")
+        for line in README.splitlines()
+        if line.strip().startswith("curl ") and "%K" in line
     ),
 }
 
