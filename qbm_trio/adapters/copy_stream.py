@@ -1,8 +1,9 @@
 """Read spans of a torrent in stream order into a few buffers, and hash them beside.
 
-The reading thread fills a buffer, hands it to the hashing thread, and does what it
-wants with it meanwhile (write it, say). A buffer holds many small files or a part of
-a large one, so that both go at the disk's speed. hashlib releases the GIL.
+The calling thread takes a filled buffer, hands it to the hashing thread, and does what
+it wants with it meanwhile (write it, say), while a third thread fills the next. A buffer
+holds many small files or a part of a large one, so that all go at the disk's speed.
+hashlib and the system calls release the GIL.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..core.errors import DestinationChanged, JobError, SourceChanged
 from ..core.pieces import Role, Span
+from . import disk_calls
 from .copy_hashing import PieceChecker
 from .copy_threads import Stop, WorkThread
 from .disk_errors import read_error
 from .disk_paths import FolderHandle, is_regular
 
 BUFFER_BYTES = 2 * 1024 * 1024
-_BUFFERS = 3
+_BUFFERS = 4  # one being read, one hashed, one written, one that waits
 _ZEROS = memoryview(bytes(256 * 1024))
 # O_NONBLOCK: opening a pipe that stands in a file's place must not wait for a writer.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -78,6 +81,10 @@ class OpenInput:
                     f"{source.path} has {self.status.st_size} bytes instead of "
                     f"{source.size_bytes}; recheck the torrent in qBittorrent"
                 )
+            if source.size_bytes > BUFFER_BYTES:
+                # Doubles the kernel's read-ahead. WILLNEED made it slower: that fills the
+                # page cache with single pages instead of large folios (Linux 6.18).
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         except BaseException:
             os.close(self.fd)
             raise
@@ -93,6 +100,14 @@ class OpenInput:
                 raise SourceChanged(f"{self.path} shrank while it was read")
             view = view[count:]
             offset_bytes += count
+
+    def forget(self, offset_bytes: int, size_bytes: int) -> None:
+        """Take what was read out of the page cache, as far as it ends a folio.
+
+        A copy reads it once. Kept, a large file would push out what others need, and the
+        system would look for new memory all the time, which can cost more than the disk.
+        """
+        disk_calls.drop_behind(self.fd, offset_bytes, size_bytes)
 
     def check_unchanged(self) -> None:
         """Raise `SourceChanged` when it was written to since it was opened."""
@@ -139,14 +154,14 @@ def run_pass(
     nice: int,
     use: Callable[[Batch], None],
 ) -> None:
-    """Read all spans, hash them in a second thread, and give each batch to ``use``.
+    """Read all spans, hash them in a thread of its own, and give each batch to ``use``.
 
     Args:
         spans: from ``core.pieces.plan_spans``.
         inputs: by position in ``Metainfo.files``; for every span that is not padding.
         checker: takes all bytes in order; None to hash nothing.
         stop: looked at once a batch.
-        nice: of the hashing thread.
+        nice: of the reading and the hashing thread.
         use: called in this thread while the batch is hashed. All pieces found bad by
             its end lie in batches already used.
 
@@ -155,43 +170,102 @@ def run_pass(
         Stopped: asked to stop.
     """
     spans = list(spans)
+    total_bytes = sum(s.segment.size_bytes for s in spans)
     # No larger than what is read: small torrents come by the thousand.
-    size = min(BUFFER_BYTES, max(1, sum(s.segment.size_bytes for s in spans)))
-    buffers = [memoryview(bytearray(size)) for _ in range(_BUFFERS)]
-    reader = _Reader(inputs)
-    if checker is None:
-        for batch in reader.batches(spans, lambda: buffers[0]):
-            stop.check()
-            use(batch)
-        return
-    hasher = _Hasher(checker, buffers, nice)
+    buffers = _Buffers(min(BUFFER_BYTES, max(1, total_bytes)))
+    batches: Iterable[Batch] = _Reader(inputs).batches(spans, buffers.take)
+    ahead = None
+    if total_bytes > BUFFER_BYTES:
+        batches = ahead = _Ahead(batches, nice)
+    hasher = None if checker is None else _Hasher(checker, buffers, nice)
     try:
-        for batch in reader.batches(spans, hasher.free_buffer):
+        for batch in batches:
             stop.check()
-            hasher.submit(batch)
+            if hasher is None:
+                buffers.hashed(batch)
+            else:
+                # Not before it is used: a piece found bad is written again at once.
+                hasher.submit(batch)
             use(batch)
+            buffers.used(batch)
+    except _Ended:
+        pass  # the hashing thread says why
     finally:
-        reader.close()
-        hasher.end()
-    checker.finish()
-    hasher.result()
+        buffers.end()
+        if ahead is not None:
+            ahead.join()
+        if hasher is not None:
+            hasher.end()
+    if checker is not None and hasher is not None:
+        hasher.result()
+        checker.finish()
+
+
+class _Ended(Exception):
+    """No buffer will come free any more."""
+
+
+class _Buffers:
+    """Buffers that go round. One is free again when it was both hashed and used."""
+
+    def __init__(self, size_bytes: int) -> None:
+        # Both are done in the order of reading: so both queues hold the same order.
+        self._hashed: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self._used: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self._ended = False
+        for _ in range(_BUFFERS):
+            buffer = memoryview(bytearray(size_bytes))
+            self._hashed.put(buffer)
+            self._used.put(buffer)
+
+    def take(self) -> memoryview:
+        """Wait for a free one. Raises `_Ended` after `end`."""
+        buffer, same = self._hashed.get(), self._used.get()
+        if buffer is None or same is None or self._ended:
+            raise _Ended
+        return buffer
+
+    def hashed(self, batch: Batch) -> None:
+        self._hashed.put(batch.buffer)
+
+    def used(self, batch: Batch) -> None:
+        self._used.put(batch.buffer)
+
+    def end(self) -> None:
+        self._ended = True
+        self._hashed.put(None)
+        self._used.put(None)
+
+
+class _Ahead:
+    """Runs an iterator in a thread of its own, which waits only for its buffers."""
+
+    def __init__(self, batches: Iterable[Batch], nice: int) -> None:
+        self._filled: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._thread = WorkThread(partial(self._run, batches), nice=nice)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while (batch := self._filled.get()) is not None:
+            yield batch
+        self._thread.result()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self, batches: Iterable[Batch]) -> None:
+        try:
+            for batch in batches:
+                self._filled.put(batch)
+        finally:
+            self._filled.put(None)
 
 
 class _Hasher:
-    def __init__(self, checker: PieceChecker, buffers: list[memoryview], nice: int) -> None:
+    def __init__(self, checker: PieceChecker, buffers: _Buffers, nice: int) -> None:
         self._checker = checker
+        self._buffers = buffers
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        for buffer in buffers:
-            self._free.put(buffer)
         self._thread = WorkThread(self._run, nice=nice)
-
-    def free_buffer(self) -> memoryview:
-        buffer = self._free.get()
-        if buffer is None:
-            self._thread.result()  # raises what the hashing thread raised
-            raise RuntimeError("the hashing thread ended early")
-        return buffer
 
     def submit(self, batch: Batch) -> None:
         self._work.put(batch)
@@ -215,10 +289,10 @@ class _Hasher:
                         chunk.data,
                         whole_file=chunk.span.role is Role.COPY,
                     )
-                # The user has it still, but refills only after it is done with it.
-                self._free.put(batch.buffer)
-        finally:
-            self._free.put(None)
+                self._buffers.hashed(batch)
+        except BaseException:
+            self._buffers.end()  # the reading thread waits for one
+            raise
 
 
 class _Reader:
@@ -253,6 +327,7 @@ class _Reader:
                     take = min(room, segment.size_bytes - done)
                     view = batch.buffer[batch.used_bytes : batch.used_bytes + take]
                     source.read_into(view, segment.offset_bytes + done)
+                    source.forget(segment.offset_bytes + done, take)
                     last = done + take == segment.size_bytes
                     if last:
                         source.check_unchanged()

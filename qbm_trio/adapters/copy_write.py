@@ -142,6 +142,7 @@ class StagedWriter:
         behind = offset_bytes - _WINDOW_BYTES
         if behind >= 0:
             disk_calls.wait_writeback(self._fd, behind, size_bytes)
+            disk_calls.drop_behind(self._fd, behind, size_bytes)  # as `OpenInput.forget`
 
     def _finish(self, chunk: Chunk, path: Path) -> None:
         position, source = chunk.span.segment.position, chunk.status

@@ -81,6 +81,16 @@ def drop_cached(fd: int, offset_bytes: int = 0, size_bytes: int = 0) -> None:
     os.posix_fadvise(fd, begin, size if size_bytes else 0, os.POSIX_FADV_DONTNEED)
 
 
+def drop_behind(fd: int, offset_bytes: int, size_bytes: int) -> None:
+    """Let the kernel forget what this range completes, for one who goes from start to end.
+
+    Unlike `drop_cached` it spares what begins behind the range: it may just be read ahead.
+    """
+    end = (offset_bytes + size_bytes) // _FOLIO_BYTES * _FOLIO_BYTES
+    if end > offset_bytes:
+        drop_cached(fd, offset_bytes, end - offset_bytes)
+
+
 def rename_noreplace(source_dir: int, source: str, target_dir: int, target: str) -> None:
     """Rename, refusing with EEXIST when the target exists.
 

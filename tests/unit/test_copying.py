@@ -260,6 +260,37 @@ async def test_copying_threads_are_nice_and_trios_own_are_not(
     assert not any(t.name == "qbm-disk" for t in threading.enumerate())
 
 
+async def test_a_large_copy_leaves_neither_source_nor_copy_in_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: dict[str, list[tuple[int, int]]] = {}
+    real = os.posix_fadvise
+
+    def note(fd: int, offset: int, size: int, advice: int) -> None:
+        if advice == os.POSIX_FADV_DONTNEED:
+            name = Path(f"/proc/self/fd/{fd}").readlink().name
+            forgotten.setdefault(name, []).append((offset, size))
+        real(fd, offset, size, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    monkeypatch.setattr(copy_write, "_WINDOW_BYTES", 4 << 20)
+    await make(tmp_path, sizes={"big": 20_000_000}).copy()
+    folios = [(n << 21, 1 << 21) for n in range(9)]
+    assert forgotten == {"big": folios, "0": folios[:7]}  # the end of the copy stays
+
+
+def test_what_was_read_ahead_behind_a_range_is_not_forgotten(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
+        patch.setattr(os, "posix_fadvise", lambda _, begin, size, __: calls.append((begin, size)))
+        disk_calls.drop_behind(file.fileno(), 0, (1 << 21) - 1)
+        disk_calls.drop_behind(file.fileno(), 100, 1 << 21)
+        disk_calls.drop_behind(file.fileno(), (1 << 21) + 100, 5 << 20)
+    assert calls == [(0, 1 << 21), (1 << 21, 4 << 20)]
+
+
 # -- bad bytes -----------------------------------------------------------------
 
 
@@ -823,7 +854,8 @@ async def test_readback_asks_the_disk_for_every_staged_file_not_the_page_cache(
     real = disk_calls.drop_cached
 
     def note(fd: int, offset_bytes: int = 0, size_bytes: int = 0) -> None:
-        dropped.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        if size_bytes == 0:  # the whole file
+            dropped.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         real(fd, offset_bytes, size_bytes)
 
     monkeypatch.setattr(disk_calls, "drop_cached", note)
