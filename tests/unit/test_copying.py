@@ -41,7 +41,7 @@ from qbm_trio.core.errors import (
     UnsafePath,
 )
 from qbm_trio.core.model import Progress, Verification, WaitReason
-from qbm_trio.core.pieces import Metainfo
+from qbm_trio.core.pieces import Metainfo, Role, Segment, Span
 from tests.rig.torrents import Version, make_torrent, write_files
 
 SIZES = {"a.bin": 100_000, "b.bin": 5, "empty": 0, "c.bin": 16384, "d.bin": 3_000_001}
@@ -651,6 +651,47 @@ async def test_a_bug_in_the_hashing_thread_is_not_swallowed(
     monkeypatch.setattr(PieceChecker, "feed", feed)
     with pytest.raises(Boom):
         await make(tmp_path).copy()
+
+
+def test_a_buffer_is_not_filled_again_while_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy_stream, "BUFFER_BYTES", 10)
+    read: list[int] = []
+    real = copy_stream.OpenInput.read_into
+
+    def note(self: copy_stream.OpenInput, view: memoryview, offset_bytes: int) -> None:
+        real(self, view, offset_bytes)
+        read.append(offset_bytes)
+
+    monkeypatch.setattr(copy_stream.OpenInput, "read_into", note)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    span = Span(
+        role=Role.COPY,
+        segment=Segment(position=0, offset_bytes=0, size_bytes=200),
+        stream_offset_bytes=0,
+    )
+    seen: list[bytes] = []
+
+    def use(batch: copy_stream.Batch) -> None:
+        in_front = len(seen) + copy_stream._BUFFERS
+        deadline = monotonic() + 10
+        while len(read) < min(in_front, 20) and monotonic() < deadline:
+            pass  # until every other buffer is full
+        assert len(read) <= in_front
+        seen.append(bytes(batch.buffer))
+
+    copy_stream.run_pass(
+        [span],
+        {0: copy_stream.Input(path=path, size_bytes=200)},
+        checker=None,
+        stop=Stop(),
+        nice=0,
+        use=use,
+    )
+    assert b"".join(seen) == path.read_bytes()
+    assert len(read) == 20
 
 
 # -- stopping, and the rate limit ----------------------------------------------
