@@ -123,6 +123,8 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
         "HTTP_API_KEY": key,
         "QBM_URL": f"http://127.0.0.1:{port}",
         "QBM_HOOK_LOG": str(hook_log),
+        # Interrupted in mid-download, a script would try for a minute after the demo's end.
+        "QBM_RETRY_PERCENT": "10",
     }
     downloader = stack.enter_context(running(folder / "downloader", env=hook_env))
     service = Service(
