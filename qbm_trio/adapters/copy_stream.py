@@ -82,8 +82,7 @@ class OpenInput:
                     f"{source.size_bytes}; recheck the torrent in qBittorrent"
                 )
             if source.size_bytes > BUFFER_BYTES:
-                # Doubles the kernel's read-ahead. WILLNEED made it slower: that fills the
-                # page cache with single pages instead of large folios (Linux 6.18).
+                # Doubles the kernel's read-ahead. WILLNEED made it slower (Linux 6.18).
                 os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         except BaseException:
             os.close(self.fd)
