@@ -208,6 +208,7 @@ class Service:
             journal=journal,
             threshold_bytes=settings.threshold_bytes,
             target_bytes=settings.target_bytes,
+            dry_run=settings.dry_run,
         )
 
     @classmethod

@@ -1,6 +1,6 @@
 """What the service says about itself, as plain values.
 
-`tasks/overview.py` gathers it, ``web/`` renders it: once as JSON, once as metrics.
+`tasks/observer.py` gathers it, ``web/`` renders it: once as JSON, once as metrics.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Overview:
 
     status: str
     version: str
+    dry_run: bool  #: jobs stay queued and nothing is written
     started_at: float
     now: float
     uptime_s: float

@@ -48,6 +48,7 @@ class Observer:
         journal: Journal,
         threshold_bytes: int,
         target_bytes: int,
+        dry_run: bool,
     ) -> None:
         self._jobs = jobs
         self._workers = workers
@@ -56,6 +57,7 @@ class Observer:
         self._journal = journal
         self._threshold_bytes = threshold_bytes
         self._target_bytes = target_bytes
+        self._dry_run = dry_run
         self._started_at = time.time()
         self._started_at_trio = trio.current_time()
         self.api_requests = 0  #: since start; the journal has those of earlier runs
@@ -92,6 +94,7 @@ class Observer:
         return Overview(
             status=self.health().status,
             version=__version__,
+            dry_run=self._dry_run,
             started_at=self._started_at,
             now=now,
             uptime_s=trio.current_time() - self._started_at_trio,

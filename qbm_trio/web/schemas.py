@@ -222,6 +222,7 @@ class ServiceStatus(Answer):
 
     status: Literal["healthy", "degraded", "draining"]
     version: str
+    dry_run: bool = Field(description="DRY_RUN: jobs stay queued, nothing is copied or tagged.")
     started_at: Time
     uptime_seconds: float
     last_activity: Time | None

@@ -31,6 +31,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             {
                 "status": o.status,
                 "version": o.version,
+                "dry_run": o.dry_run,
                 "started_at": o.started_at,
                 "uptime_seconds": round(o.uptime_s, 3),
                 "last_activity": o.last_activity_at,

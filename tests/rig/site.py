@@ -286,6 +286,7 @@ def overview(**changes: Any) -> Overview:
     values: dict[str, Any] = {
         "status": "healthy",
         "version": "test",
+        "dry_run": False,
         "started_at": 1_700_000_000.0,
         "now": 1_700_000_060.5,
         "uptime_s": 60.5,

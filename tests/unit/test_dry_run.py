@@ -42,6 +42,7 @@ async def test_each_job_is_described_once_and_stays_queued(
         assert caplog.text.count("would copy") == 1
         assert {str(name) for name, *_ in fake.calls} <= READS
         assert [p.name for p in service.hdd.iterdir()] == ["On the HDD"]
+        assert (await service.service.observer.overview()).dry_run
         assert ".qbm-tier" not in [p.name for p in service.ssd.iterdir()]
 
 

@@ -52,6 +52,7 @@ async def test_the_overview_shows_jobs_where_they_are(tmp_path: Path) -> None:
         assert overview.statistics["bytes_verified"] == 50_000
         assert set(overview.statistics) == set(COUNTERS)
         assert overview.uptime_s >= 0
+        assert not overview.dry_run
         assert overview.ssd.path == str(service.ssd)
         assert overview.hdd.free_bytes
 

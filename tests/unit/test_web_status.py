@@ -41,7 +41,14 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
     )
     names = {part: set(value) for part, value in status.items() if isinstance(value, dict)}
     assert names == {
-        "service": {"status", "version", "started_at", "uptime_seconds", "last_activity"},
+        "service": {
+            "status",
+            "version",
+            "dry_run",
+            "started_at",
+            "uptime_seconds",
+            "last_activity",
+        },
         "qbittorrent": {"reachable", "version", "web_api_version", "last_contact", "problem"},
         "processing": {"running_processes", "max_concurrent", "capacity_available"},
         "queue": {"size", "capacity", "waiting_retry", "oldest_seconds", "items"},
@@ -93,6 +100,11 @@ def test_figures_are_carried_over() -> None:
     assert status["statistics"]["torrents_processed"] == 3
     assert status["statistics"]["torrents_failed"] == 0
     assert status["space"]["hdd"]["free_bytes"] is None
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_dry_run_is_told(dry_run: bool) -> None:
+    assert shown(dry_run=dry_run)["service"]["dry_run"] is dry_run
 
 
 def test_more_running_than_allowed_is_no_negative_room() -> None:
