@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from hashlib import sha1, sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..core.pieces import LEAF_BYTES, Metainfo, v2_piece_hash
 
@@ -21,17 +21,8 @@ class Piece:
     position: int | None = None  #: the file in ``Metainfo.files``, for version 2
 
 
-class PieceChecker:
-    """Hashes spans in stream order; says which pieces are bad, and which it could not see.
-
-    Fed by one thread. ``bad`` may be emptied by another: a deque's ends are safe.
-    """
-
-    def __init__(self, metainfo: Metainfo) -> None:
-        self.bad: deque[Piece] = deque()
-        self.unseen: list[int] = []  #: version 1 pieces of which some bytes were not fed
-        self._v1 = _V1(metainfo, self) if metainfo.v1_hashes is not None else None
-        self._v2 = _V2(metainfo, self) if metainfo.infohash_v2 is not None else None
+class Hasher(Protocol):
+    """Takes bytes in stream order, in one thread, and judges the pieces of one version."""
 
     def feed(
         self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
@@ -47,15 +38,27 @@ class PieceChecker:
             whole_file: False when only a part of the file is fed (bytes that complete a
                 neighbour's piece); such parts count for version 1 only.
         """
-        if self._v1 is not None:
-            self._v1.feed(stream_offset_bytes, data)
-        if self._v2 is not None and whole_file:
-            self._v2.feed(position, offset_bytes, data)
 
     def finish(self) -> None:
         """Say that nothing more comes."""
-        if self._v1 is not None:
-            self._v1.leave_piece()
+
+
+class PieceChecker:
+    """Says which pieces of what its hashers are fed are bad, and which were not all seen.
+
+    A hybrid torrent has two hashers, which may run in two threads. ``bad`` may be emptied
+    by another: a deque's ends are safe.
+    """
+
+    def __init__(self, metainfo: Metainfo) -> None:
+        self.bad: deque[Piece] = deque()
+        self.unseen: list[int] = []  #: version 1 pieces of which some bytes were not fed
+        hashers: list[Hasher] = []
+        if metainfo.v1_hashes is not None:
+            hashers.append(_V1(metainfo, self))
+        if metainfo.infohash_v2 is not None:
+            hashers.append(_V2(metainfo, self))
+        self.hashers = tuple(hashers)
 
 
 class _V1:
@@ -67,9 +70,14 @@ class _V1:
         self._at = 0  #: the next stream byte, when the current piece is whole so far
         self._hash: _Hash | None = None  #: None between pieces
 
-    def feed(self, at: int, data: memoryview) -> None:
+    def feed(
+        self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
+        *, whole_file: bool,
+    ) -> None:  # fmt: skip
+        del position, offset_bytes, whole_file  # the stream knows no files
+        at = stream_offset_bytes
         if at != self._at:
-            self.leave_piece()
+            self.finish()
         done = 0
         while done < len(data):
             piece, inside = divmod(at, self._length)
@@ -87,8 +95,8 @@ class _V1:
             if at % self._length == 0 or at == self._total:
                 self._judge(piece)
 
-    def leave_piece(self) -> None:
-        """The bytes that would end the current piece do not come."""
+    def finish(self) -> None:
+        """Leave the current piece: the bytes that would end it do not come."""
         if self._hash is not None:
             self._hash = None
             self._found.unseen.append(self._at // self._length)
@@ -108,9 +116,13 @@ class _V2:
         self._part: _Hash | None = None  #: a leaf that the last bytes began
         self._part_bytes = 0
 
-    def feed(self, position: int, at: int, data: memoryview) -> None:
-        file = self._metainfo.files[position]
-        if file.pad:
+    def feed(
+        self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
+        *, whole_file: bool,
+    ) -> None:  # fmt: skip
+        del stream_offset_bytes  # files have hashes of their own
+        file, at = self._metainfo.files[position], offset_bytes
+        if file.pad or not whole_file:
             return
         length, size = self._metainfo.piece_length, file.size_bytes
         done = 0
@@ -122,6 +134,9 @@ class _V2:
             at += take
             if at % length == 0 or at == size:
                 self._judge(position, (at - 1) // length)
+
+    def finish(self) -> None:
+        """Nothing is left open: a file ends with its last byte."""
 
     def _take(self, data: memoryview) -> None:
         begin = 0

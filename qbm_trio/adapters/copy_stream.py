@@ -1,9 +1,9 @@
 """Read spans of a torrent in stream order into a few buffers, and hash them beside.
 
-The calling thread takes a filled buffer, hands it to the hashing thread, and does what
-it wants with it meanwhile (write it, say), while a third thread fills the next. A buffer
-holds many small files or a part of a large one, so that all go at the disk's speed.
-hashlib and the system calls release the GIL.
+The calling thread takes a filled buffer, hands it to the hashing threads (one for each
+version of the torrent's hashes), and does what it wants with it meanwhile (write it, say),
+while another thread fills the next. A buffer holds many small files or a part of a large
+one, so that all go at the disk's speed. hashlib and the system calls release the GIL.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 
 from ..core.errors import DestinationChanged, JobError, SourceChanged
 from ..core.pieces import Role, Span
-from . import disk_calls
-from .copy_hashing import PieceChecker
+from .copy_hashing import Hasher, PieceChecker
 from .copy_threads import Stop, WorkThread
 from .disk_errors import read_error
 from .disk_paths import FolderHandle, is_regular
@@ -100,14 +99,6 @@ class OpenInput:
             view = view[count:]
             offset_bytes += count
 
-    def forget(self, offset_bytes: int, size_bytes: int) -> None:
-        """Take what was read out of the page cache, as far as it ends a folio.
-
-        A copy reads it once. Kept, a large file would push out what others need, and the
-        system would look for new memory all the time, which can cost more than the disk.
-        """
-        disk_calls.drop_behind(self.fd, offset_bytes, size_bytes)
-
     def check_unchanged(self) -> None:
         """Raise `SourceChanged` when it was written to since it was opened."""
         try:
@@ -153,14 +144,14 @@ def run_pass(
     nice: int,
     use: Callable[[Batch], None],
 ) -> None:
-    """Read all spans, hash them in a thread of its own, and give each batch to ``use``.
+    """Read all spans, hash them in threads of their own, and give each batch to ``use``.
 
     Args:
         spans: from ``core.pieces.plan_spans``.
         inputs: by position in ``Metainfo.files``; for every span that is not padding.
         checker: takes all bytes in order; None to hash nothing.
         stop: looked at once a batch.
-        nice: of the reading and the hashing thread.
+        nice: of the reading and the hashing threads.
         use: called in this thread while the batch is hashed. All pieces found bad by
             its end lie in batches already used.
 
@@ -170,34 +161,34 @@ def run_pass(
     """
     spans = list(spans)
     total_bytes = sum(s.segment.size_bytes for s in spans)
+    hashers = () if checker is None else checker.hashers
     # No larger than what is read: small torrents come by the thousand.
-    buffers = _Buffers(min(BUFFER_BYTES, max(1, total_bytes)))
+    buffers = _Buffers(min(BUFFER_BYTES, max(1, total_bytes)), users=1 + len(hashers))
     batches: Iterable[Batch] = _Reader(inputs).batches(spans, buffers.take)
     ahead = None
     if total_bytes > BUFFER_BYTES:
         batches = ahead = _Ahead(batches, nice)
-    hasher = None if checker is None else _Hasher(checker, buffers, nice)
+    threads = [_HashThread(h, buffers, nice, user) for user, h in enumerate(hashers, 1)]
     try:
         for batch in batches:
             stop.check()
-            if hasher is None:
-                buffers.hashed(batch)
-            else:
+            for thread in threads:
                 # Not before it is used: a piece found bad is written again at once.
-                hasher.submit(batch)
+                thread.submit(batch)
             use(batch)
-            buffers.used(batch)
+            buffers.release(batch, 0)
     except _Ended:
-        pass  # the hashing thread says why
+        pass  # a hashing thread says why
     finally:
         buffers.end()
         if ahead is not None:
             ahead.join()
-        if hasher is not None:
-            hasher.end()
-    if checker is not None and hasher is not None:
-        hasher.result()
-        checker.finish()
+        for thread in threads:
+            thread.end()
+    for thread in threads:
+        thread.result()
+    for hasher in hashers:
+        hasher.finish()
 
 
 class _Ended(Exception):
@@ -205,35 +196,33 @@ class _Ended(Exception):
 
 
 class _Buffers:
-    """Buffers that go round. One is free again when it was both hashed and used."""
+    """Buffers that go round. One is free again when each of its users released it."""
 
-    def __init__(self, size_bytes: int) -> None:
-        # Both are done in the order of reading: so both queues hold the same order.
-        self._hashed: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        self._used: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+    def __init__(self, size_bytes: int, *, users: int) -> None:
+        # All use them in the order of reading: so all queues hold the same order.
+        self._free: list[queue.SimpleQueue[memoryview | None]] = [
+            queue.SimpleQueue() for _ in range(users)
+        ]
         self._ended = False
         for _ in range(_BUFFERS):
             buffer = memoryview(bytearray(size_bytes))
-            self._hashed.put(buffer)
-            self._used.put(buffer)
+            for free in self._free:
+                free.put(buffer)
 
     def take(self) -> memoryview:
         """Wait for a free one. Raises `_Ended` after `end`."""
-        buffer, same = self._hashed.get(), self._used.get()
-        if buffer is None or same is None or self._ended:
+        buffer, *_ = [free.get() for free in self._free]  # of each user the same one
+        if buffer is None or self._ended:
             raise _Ended
         return buffer
 
-    def hashed(self, batch: Batch) -> None:
-        self._hashed.put(batch.buffer)
-
-    def used(self, batch: Batch) -> None:
-        self._used.put(batch.buffer)
+    def release(self, batch: Batch, user: int) -> None:
+        self._free[user].put(batch.buffer)
 
     def end(self) -> None:
         self._ended = True
-        self._hashed.put(None)
-        self._used.put(None)
+        for free in self._free:
+            free.put(None)
 
 
 class _Ahead:
@@ -259,10 +248,11 @@ class _Ahead:
             self._filled.put(None)
 
 
-class _Hasher:
-    def __init__(self, checker: PieceChecker, buffers: _Buffers, nice: int) -> None:
-        self._checker = checker
+class _HashThread:
+    def __init__(self, hasher: Hasher, buffers: _Buffers, nice: int, user: int) -> None:
+        self._hasher = hasher
         self._buffers = buffers
+        self._user = user
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = WorkThread(self._run, nice=nice)
 
@@ -277,7 +267,7 @@ class _Hasher:
         self._thread.result()
 
     def _run(self) -> None:
-        feed = self._checker.feed
+        feed = self._hasher.feed
         try:
             while (batch := self._work.get()) is not None:
                 for chunk in batch.chunks:
@@ -288,7 +278,7 @@ class _Hasher:
                         chunk.data,
                         whole_file=chunk.span.role is Role.COPY,
                     )
-                self._buffers.hashed(batch)
+                self._buffers.release(batch, self._user)
         except BaseException:
             self._buffers.end()  # the reading thread waits for one
             raise
@@ -326,7 +316,6 @@ class _Reader:
                     take = min(room, segment.size_bytes - done)
                     view = batch.buffer[batch.used_bytes : batch.used_bytes + take]
                     source.read_into(view, segment.offset_bytes + done)
-                    source.forget(segment.offset_bytes + done, take)
                     last = done + take == segment.size_bytes
                     if last:
                         source.check_unchanged()

@@ -13,6 +13,7 @@ from .copy_stream import Chunk
 from .copy_threads import Stop, WriteRate, sync_stoppable
 from .disk_errors import write_error
 from .disk_paths import FolderHandle
+from .publish_folders import follow_owner_and_mode
 
 LARGE_BYTES = 16 * 1024 * 1024
 """From this size a file is written back while it is copied, and synced by itself."""
@@ -142,11 +143,14 @@ class StagedWriter:
         behind = offset_bytes - _WINDOW_BYTES
         if behind >= 0:
             disk_calls.wait_writeback(self._fd, behind, size_bytes)
-            disk_calls.drop_behind(self._fd, behind, size_bytes)  # as `OpenInput.forget`
+            # Nobody reads the copy soon; kept, it would push out what others need.
+            disk_calls.drop_behind(self._fd, behind, size_bytes)
 
     def _finish(self, chunk: Chunk, path: Path) -> None:
         position, source = chunk.span.segment.position, chunk.status
         assert source is not None
+        folder_fd = self._folders.open(self._folder)
+        follow_owner_and_mode(path.name, source, dir_fd=folder_fd, at_least=0o600)
         os.utime(self._fd, ns=(source.st_atime_ns, source.st_mtime_ns))
         status = os.fstat(self._fd)
         self.written[position] = Written(

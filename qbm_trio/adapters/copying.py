@@ -83,8 +83,8 @@ async def copy_and_verify(
         limiter: one token is held for the whole copy.
 
     Returns:
-        What was done. All staged files are on the disk, with the sources' modification
-        times, mode 0600.
+        What was done. All staged files are on the disk, with the times of their sources,
+        and where permitted their owner, group and mode (writable for the owner).
 
     Cancellation:
         Prompt (within one buffer of 2 MiB). Staged files are left, in part or whole.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Any, TypeVar, cast
 
@@ -110,13 +111,14 @@ class Qbittorrent:
     async def torrents(self) -> tuple[Torrent, ...]:
         """List all torrents, and remember their hashes for `find`."""
         began = self._clock()
-        rows = await self._read(lambda api: api.torrents_info())
+        torrents = await self._read(
+            lambda api: tuple(map(_torrent, _rows(api.torrents_info())))  # in its thread
+        )
         # 4.5.2 builds the list on its main thread, in seconds for thousands of
         # torrents: asking must not take more than a twentieth of its time.
         ended = self._clock()
         pause_s = max(self._snapshot_interval_s, 20 * (ended - began))
         self._next_snapshot_at = ended + pause_s
-        torrents = tuple(_torrent(row) for row in cast(Sequence[Mapping[str, Any]], rows))
         self._index = {key: torrent.id for torrent in torrents for key in _keys(torrent)}
         return torrents
 
@@ -128,7 +130,7 @@ class Qbittorrent:
         """
         _check(id)
         rows = await self._read(lambda api: api.torrents_info(torrent_hashes=id))
-        for row in cast(Sequence[Mapping[str, Any]], rows):
+        for row in _rows(rows):
             if row["hash"] == id:
                 torrent = _torrent(row)
                 self._index.update(dict.fromkeys(_keys(torrent), id))
@@ -169,17 +171,9 @@ class Qbittorrent:
             TorrentUnknown: qBittorrent does not have it.
         """
         _check(id)
-        rows = await self._read(lambda api: api.torrents_files(torrent_hash=id), about=id)
-        return tuple(
-            TorrentFile(
-                # 5.x gives the index; where it is absent, the order is the index.
-                index=int(row.get("index", n)),
-                name=PurePosixPath(row["name"]),
-                size_bytes=int(row["size"]),
-                priority=int(row["priority"]),
-                progress=float(row["progress"]),
-            )
-            for n, row in enumerate(cast(Sequence[Mapping[str, Any]], rows))
+        return await self._read(
+            lambda api: tuple(map(_file, count(), _rows(api.torrents_files(torrent_hash=id)))),
+            about=id,
         )
 
     async def export(self, id: TorrentId) -> bytes:
@@ -256,6 +250,10 @@ def _joined(tags: Collection[str]) -> str:
     return ",".join(tags)
 
 
+def _rows(answer: object) -> Sequence[Mapping[str, Any]]:
+    return cast(Sequence[Mapping[str, Any]], answer)
+
+
 def _keys(torrent: Torrent) -> tuple[str, ...]:
     return tuple(filter(None, (torrent.infohash_v1, torrent.infohash_v2, torrent.id)))
 
@@ -280,4 +278,15 @@ def _torrent(row: Mapping[str, Any]) -> Torrent:
         infohash_v1=row.get("infohash_v1", ""),
         infohash_v2=row.get("infohash_v2", ""),
         force_start=bool(row["force_start"]),
+    )
+
+
+def _file(position: int, row: Mapping[str, Any]) -> TorrentFile:
+    return TorrentFile(
+        # 5.x gives the index; where it is absent, the order is the index.
+        index=int(row.get("index", position)),
+        name=PurePosixPath(row["name"]),
+        size_bytes=int(row["size"]),
+        priority=int(row["priority"]),
+        progress=float(row["progress"]),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qbm_trio.adapters import copy_pieces, copy_stream, copy_write, disk_calls
-from qbm_trio.adapters.copy_hashing import Piece, PieceChecker
+from qbm_trio.adapters import copy_hashing, copy_pieces, copy_stream, copy_write, disk_calls
+from qbm_trio.adapters.copy_hashing import Piece
 from qbm_trio.adapters.copy_stream import Input, OpenInput
 from qbm_trio.adapters.copy_threads import Stop, Stopped, WriteRate
 from qbm_trio.adapters.copying import (
@@ -150,11 +151,13 @@ def spoil_writes(monkeypatch: pytest.MonkeyPatch, *, times: int, size: int | Non
 @pytest.mark.parametrize("version", Version)
 @pytest.mark.parametrize("verification", Verification)
 @pytest.mark.parametrize("piece_length", [16384, 4 << 20])
-async def test_copies_are_whole_private_and_bear_the_times_of_their_sources(
+async def test_copies_are_whole_and_bear_owner_mode_and_times_of_their_sources(
     tmp_path: Path, version: Version, verification: Verification, piece_length: int
 ) -> None:
     case = make(tmp_path, version=version, piece_length=piece_length)
     for n, item in enumerate(case.items):
+        item.source.chmod((0o444, 0o664, 0o600)[n % 3])
+        os.chown(item.source, 1000 + n, 2000)
         os.utime(item.source, ns=(1_600_000_000_000_000_000, 1_500_000_000_123_456_789 + n))
     progress = Progress()
     report = await case.copy(CopyOptions(nice=0, verification=verification), progress)
@@ -168,9 +171,31 @@ async def test_copies_are_whole_private_and_bear_the_times_of_their_sources(
         staged = case.staged(item.index)
         assert staged.read_bytes() == item.source.read_bytes()
         status, written = staged.stat(), report.files[item.index]
-        assert status.st_mode & 0o777 == 0o600
-        assert status.st_mtime_ns == item.source.stat().st_mtime_ns == written.mtime_ns
+        model = item.source.stat()
+        # The service itself must still be able to write: a piece may be written again.
+        assert stat.S_IMODE(status.st_mode) == stat.S_IMODE(model.st_mode) | 0o600
+        assert (status.st_uid, status.st_gid) == (model.st_uid, model.st_gid)
+        assert status.st_mtime_ns == model.st_mtime_ns == written.mtime_ns
         assert (status.st_size, status.st_ino) == (written.size_bytes, written.inode)
+
+
+@pytest.mark.parametrize("size", [copy_write.LARGE_BYTES, 100])
+async def test_nothing_of_a_staged_file_is_changed_after_its_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    case = make(tmp_path, sizes={"file": size})
+    case.items[0].source.chmod(0o640)
+    synced: list[os.stat_result] = []
+    real = disk_calls.fsync
+
+    def fsync(fd: int) -> None:
+        real(fd)
+        synced.append(os.fstat(fd))
+
+    monkeypatch.setattr(disk_calls, "fsync", fsync)
+    await case.copy()
+    now = case.staged(0).stat()
+    assert [(s.st_ino, s.st_ctime_ns) for s in synced] == [(now.st_ino, now.st_ctime_ns)]
 
 
 @given(
@@ -260,7 +285,7 @@ async def test_copying_threads_are_nice_and_trios_own_are_not(
     assert not any(t.name == "qbm-disk" for t in threading.enumerate())
 
 
-async def test_a_large_copy_leaves_neither_source_nor_copy_in_the_page_cache(
+async def test_a_large_copy_leaves_the_page_cache_but_its_source_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten: dict[str, list[tuple[int, int]]] = {}
@@ -275,8 +300,8 @@ async def test_a_large_copy_leaves_neither_source_nor_copy_in_the_page_cache(
     monkeypatch.setattr(os, "posix_fadvise", note)
     monkeypatch.setattr(copy_write, "_WINDOW_BYTES", 4 << 20)
     await make(tmp_path, sizes={"big": 20_000_000}).copy()
-    folios = [(n << 21, 1 << 21) for n in range(9)]
-    assert forgotten == {"big": folios, "0": folios[:7]}  # the end of the copy stays
+    # The end of the copy stays; and the source, which may be seeded from.
+    assert forgotten == {"0": [(n << 21, 1 << 21) for n in range(7)]}
 
 
 def test_what_was_read_ahead_behind_a_range_is_not_forgotten(tmp_path: Path) -> None:
@@ -648,9 +673,9 @@ async def test_a_bug_in_the_hashing_thread_is_not_swallowed(
     def feed(*_: object, **__: object) -> None:
         raise Boom
 
-    monkeypatch.setattr(PieceChecker, "feed", feed)
+    monkeypatch.setattr(copy_hashing._V2, "feed", feed)
     with pytest.raises(Boom):
-        await make(tmp_path).copy()
+        await make(tmp_path, version=Version.HYBRID).copy()
 
 
 def test_a_buffer_is_not_filled_again_while_it_is_used(
@@ -912,7 +937,7 @@ async def test_a_copy_gives_its_buffers_back_without_the_garbage_collector(tmp_p
     gc.disable()
     try:
         await case.copy()
-        left = [o for o in gc.get_objects() if isinstance(o, copy_stream._Hasher)]
+        left = [o for o in gc.get_objects() if isinstance(o, copy_stream._HashThread)]
     finally:
         gc.enable()
     assert left == []

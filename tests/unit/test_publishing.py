@@ -169,6 +169,24 @@ async def test_where_owner_and_mode_are_not_permitted_publishing_goes_on(
     assert all(d.exists() for d in rig.destinations)
 
 
+async def test_what_is_right_already_is_not_touched_after_its_sync(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = await rig.stage()
+    for item in items:
+        publish_folders.follow_owner_and_mode(str(item.staged), item.source.stat())
+
+    def touched(*_: object, **__: object) -> None:
+        pytest.fail("a synced file was changed")
+
+    for parent in {d.parent for d in rig.destinations}:
+        parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(os, "chown", touched)
+    monkeypatch.setattr(os, "chmod", touched)
+    await rig.publish(items)
+    assert all(d.exists() for d in rig.destinations)
+
+
 async def test_existing_folders_are_left_as_they_are(rig: Rig) -> None:
     (rig.hdd / "tv").mkdir(mode=0o711)
     (rig.hdd / "tv").chmod(0o711)
