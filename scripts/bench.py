@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from scripts.benchmarks import copies, notify, report, resident
-from scripts.benchmarks.machine import MIB, Places, describe, places
+from scripts.benchmarks.machine import MIB, Places, describe, file_system, places
 from scripts.benchmarks.model import BenchFailed, Row, Target
 from scripts.benchmarks.torrents import Content, many_files, one_file
 from scripts.rig.qbt import Qbt, running
@@ -35,6 +35,7 @@ class Sizes:
     large_bytes: int
     small_count: int
     small_bytes: int = 20 * 1024
+    fill_bytes: int  #: of memory, filled and freed before each copy
     burst_s: float
     writes: int  #: in one round beside fdatasync
     jobs: int  #: in the journal
@@ -51,6 +52,7 @@ FULL = Sizes(
     rounds=5,
     large_bytes=2048 * MIB,
     small_count=5000,
+    fill_bytes=6144 * MIB,
     burst_s=3,
     writes=400,
     jobs=10_000,
@@ -60,6 +62,7 @@ QUICK = Sizes(
     rounds=1,
     large_bytes=48 * MIB,
     small_count=200,
+    fill_bytes=256 * MIB,
     burst_s=0.4,
     writes=50,
     jobs=300,
@@ -124,12 +127,16 @@ class Bench:
         return rows
 
     def _copies(self, what: str, content: Content, target: Target) -> list[Row]:
-        self._begin(f"{what}: cold source, synced")
+        # What lies in memory anyway cannot be dropped from the page cache.
+        in_memory = file_system(self._where.ssd) == "tmpfs"
+        source = "source in memory" if in_memory else "source not cached"
+        self._begin(f"{what}: {source}, synced")
         rows = copies.compare(
-            f"{what}, verified and synced, beside cp and sync -f",
+            f"{what}, {source}, verified and synced, beside cp and sync -f",
             content,
             self._where.hdd,
             cold=True,
+            fill_bytes=self._sizes.fill_bytes,
             rounds=self._sizes.rounds,
             target=target,
             say=self._say,
@@ -137,12 +144,13 @@ class Bench:
         if self._where.memory is None:
             self._say("not measured without a disk: no tmpfs with enough room")
             return rows
-        self._begin(f"{what}: page cache to memory, no sync")
+        self._begin(f"{what}: source cached, to memory, no sync")
         return rows + copies.compare(
-            f"{what}, from page cache to memory: what the code costs",
+            f"{what}, source cached, to memory, no sync: what the code costs",
             content,
             self._where.memory,
             cold=False,
+            fill_bytes=self._sizes.fill_bytes,
             rounds=self._sizes.rounds,
             target=None,
             say=self._say,

@@ -17,7 +17,7 @@ from qbm_trio.adapters.publishing import PublishItem, publish
 from qbm_trio.core.model import Progress
 from qbm_trio.core.pieces import Metainfo
 
-from .machine import drop_cached, settle, warm
+from .machine import MIB, drop_cached, fill_and_free, settle, warm
 from .model import BenchFailed, Row, Series, Target, ratio_row
 from .torrents import VERSIONS, Content
 
@@ -32,6 +32,7 @@ def compare(
     destination: Path,
     *,
     cold: bool,
+    fill_bytes: int,
     rounds: int,
     target: Target | None,
     say: Callable[[str], None],
@@ -44,15 +45,19 @@ def compare(
         destination: an empty folder.
         cold: forget the source's cached pages before each run, and sync ``cp``'s copy;
             else warm them, and sync nothing.
+        fill_bytes: of memory to fill and free before each run (`fill_and_free`).
         rounds: how many runs of each.
         target: for the ratio.
         say: takes a line about each round.
     """
     parsed = {version: parse(content.torrents[version]) for version in VERSIONS}
     runs: dict[str, list[float]] = {name: [] for name in ("cp", *VERSIONS)}
+    filled: list[int] = []  # bytes of memory, before each run
 
     def once(name: str) -> float:
         settle(destination)
+        filled.append(fill_and_free(fill_bytes))
+        # After the filling, which may push cached pages out.
         (drop_cached if cold else warm)(content.paths)
         if name == "cp":
             elapsed_s = _cp(content, destination, sync=cold)
@@ -69,6 +74,10 @@ def compare(
             runs[name].append(once(name))
         say("  ".join(f"{name} {values[-1]:.2f} s" for name, values in runs.items()))
     settle(destination)
+    least = min(filled)
+    note = f"after filling {least // MIB} MiB of memory" if least else "no memory filled before"
+    if not least:
+        say("too little memory to fill some before each run: who needs more may pay for that")
     copied_by = "cp, sync -f" if cold else "cp"
     beside = Series(name=copied_by, unit="s", values=tuple(runs["cp"]))
     return [
@@ -78,6 +87,7 @@ def compare(
             Series(name=version, unit="s", values=tuple(runs[version])),
             beside,
             target=target,
+            note=note,
         )
         for version in VERSIONS
     ]

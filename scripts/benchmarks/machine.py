@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ from .model import BenchFailed
 
 MIB = 2**20
 MEMORY = Path("/dev/shm")
+FILL_NEEDS_BYTES = 3072 * MIB  #: with less memory available, none is filled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,11 @@ def places(given: list[Path], *, data_bytes: int) -> Iterator[Places]:
             if shutil.disk_usage(path).free < need:
                 raise BenchFailed(f"{path} needs {need // MIB} MiB free; give another --folder")
         memory = None
-        if MEMORY.is_dir() and _file_system(MEMORY) == "tmpfs":
+        if MEMORY.is_dir() and file_system(MEMORY) == "tmpfs":
             room = min(shutil.disk_usage(MEMORY).free, _available_bytes())
             if room > 3 * data_bytes:  # the source's cached pages, the copy, and some air
                 memory = _folder_in(MEMORY, stack)
-        about = f"SSD folder: {_file_system(ssd)}; HDD folder: {_file_system(hdd)}; {how}"
+        about = f"SSD folder: {file_system(ssd)}; HDD folder: {file_system(hdd)}; {how}"
         yield Places(work=work, ssd=ssd, hdd=hdd, memory=memory, about=about)
 
 
@@ -88,12 +90,13 @@ def _another_file_system(work: Path, data_bytes: int, stack: ExitStack) -> tuple
             stack.callback(_run, "umount", "-l", mounted)
             # Its pages shall be cached once, not also below as pages of the image.
             device = _mounted_device(mounted)
-            subprocess.run(
+            direct = subprocess.run(
                 ["losetup", "--direct-io=on", device], check=False, stderr=subprocess.DEVNULL
             )
             return _folder_in(mounted, stack), (
                 "no folder was given, so the SSD is an ext4 image, mounted through a loop device, "
                 "on the disk that is also the HDD"
+                + ("" if direct.returncode == 0 else "; the image's own pages stay cached")
             )
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < data_bytes:
         raise BenchFailed(f"there is no second file system ({problem}); give two with --folder")
@@ -122,6 +125,27 @@ def warm(paths: Iterable[Path]) -> None:
                 pass
 
 
+def fill_and_free(goal_bytes: int) -> int:
+    """Use memory and give it back, so that what is allocated next is at hand.
+
+    The host of a virtual machine may take free memory back; the next to allocate some waits
+    for it. Without this, the side that needs more memory pays for a pause before its run.
+
+    Args:
+        goal_bytes: how much; at most a third of what is available is filled.
+
+    Returns:
+        How much it was; 0 when less than `FILL_NEEDS_BYTES` are available.
+    """
+    available = _available_bytes()
+    if available < FILL_NEEDS_BYTES:
+        return 0
+    filled = min(goal_bytes, available // 3)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, filled, flags=flags).close()
+    return filled
+
+
 def settle(folder: Path) -> None:
     """Empty a folder and let its disk finish what that takes."""
     for entry in folder.iterdir():
@@ -141,7 +165,7 @@ def describe(used: Places) -> dict[str, str]:
         "memory": f"{_available_bytes() // MIB} MiB free of {_memory('MemTotal') // MIB}",
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()) + " (1, 5, 15 minutes before)",
         "folders": used.about,
-        "state directory": _file_system(used.work),
+        "state directory": file_system(used.work),
     }
 
 
@@ -163,7 +187,8 @@ def _available_bytes() -> int:
     return _memory("MemAvailable")
 
 
-def _file_system(path: Path) -> str:
+def file_system(path: Path) -> str:
+    """The type of the file system that holds ``path``."""
     return _mount(path)[1]
 
 
