@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+
+from tests.rig.mounts import mounted
 
 # A busy machine is no failure.
 hypothesis_settings.register_profile("qbm", deadline=None)
@@ -25,6 +28,15 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "FINAL_DEST_BASE_HDD": str(tmp_path / "hdd"),
         "CONFIG_BASE": str(tmp_path / "config"),
     }
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    with mounted(tmp_path / "disk", size="512k") as disk:
+        yield disk
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -15,29 +15,23 @@ from pathlib import Path
 import pytest
 
 from tests.rig.library import Library, stage
+from tests.rig.mounts import mounted
 from tests.rig.service import Service
 
-pytestmark = pytest.mark.qbittorrent
-
-SIZE_BYTES = 4 * 1024 * 1024
+pytestmark = [
+    pytest.mark.qbittorrent,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount"),
+]
 
 
 @contextmanager
 def small_state(root: Path, **env: str) -> Iterator[tuple[Service, Library]]:
     """As `stage`, with the state directory on a small disk of its own."""
-    with stage(root, **env) as (service, library):
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs", str(service.state)],
-            capture_output=True,
-            check=False,
-        )
-        if mounted.returncode:
-            pytest.skip("needs root, to mount a tmpfs")
+    with stage(root, **env) as (service, library), mounted(service.state, size="4m"):
         try:
             yield service, library
         finally:
             service.kill()
-            subprocess.run(["umount", str(service.state)], check=True)
 
 
 def fill(service: Service) -> Path:

@@ -17,19 +17,8 @@ from qbm_trio.adapters import journal_jobs
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.core.model import Job, JobState, Outcome, WaitReason
 from qbm_trio.tasks import tiers
-from tests.rig.inside import (
-    Inside,
-    bound,
-    condition,
-    inside,
-    is_mounted,
-    mount,
-    mounted,
-    put,
-    run,
-    tags,
-    unmount,
-)
+from tests.rig.inside import Inside, condition, inside, put, tags
+from tests.rig.mounts import bound, is_mounted, mount, mounted, run, unmount
 from tests.rig.qbt import Qbt, running
 from tests.rig.service import serving
 

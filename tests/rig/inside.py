@@ -6,10 +6,8 @@ events. qBittorrent is a real one, or whatever client a test puts in its place.
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,54 +220,6 @@ async def condition(what: Callable[[], object], *, limit_s: float = LIMIT_S) -> 
     with trio.fail_after(limit_s):
         while not what():  # noqa: ASYNC110
             await trio.sleep(0.01)
-
-
-@contextmanager
-def mounted(folder: Path, *, size: str = "4m", options: str = "") -> Iterator[Path]:
-    """A small file system of its own (tmpfs) at ``folder``. Needs root."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount(folder, size=size, options=options)
-    try:
-        yield folder
-    finally:
-        if is_mounted(folder):
-            unmount(folder)
-
-
-def mount(folder: Path, *, size: str = "4m", options: str = "") -> None:
-    """Mount a small, empty file system."""
-    extra = f",{options}" if options else ""
-    run("mount", "-t", "tmpfs", "-o", f"size={size}{extra}", "tmpfs", str(folder))
-
-
-def is_mounted(folder: Path) -> bool:
-    """Whether something is mounted there; `os.path.ismount` misses bind mounts."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return os.fspath(folder) in {line.split()[4] for line in lines}
-
-
-def unmount(folder: Path) -> None:
-    """Take a file system away, also from under those who use it."""
-    run("umount", "--lazy", str(folder))
-
-
-@contextmanager
-def bound(source: Path, target: Path) -> Iterator[Path]:
-    """The folder ``source`` under a second name. Needs root."""
-    target.mkdir(parents=True, exist_ok=True)
-    run("mount", "--bind", str(source), str(target))
-    try:
-        yield target
-    finally:
-        if is_mounted(target):
-            unmount(target)
-
-
-def run(*command: str) -> None:
-    """Run a command that must succeed."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
 
 
 def tags(qbt: Qbt, id_: str) -> set[str]:
