@@ -16,7 +16,7 @@ import trio
 from ..core.errors import DiskError, MustWait, SameStorage
 from ..core.model import WaitReason
 from . import disk_calls
-from .disk_errors import read_error, write_error
+from .disk_errors import read_error, read_only, write_error
 from .disk_paths import resolve_beneath
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "DiskSpace",
     "check_marker",
     "check_not_aliased",
-    "check_writable",
+    "check_takes_writes",
     "create_marker",
     "disk_space",
     "probe_name",
@@ -33,10 +33,13 @@ __all__ = [
     "remove_old_probes",
     "resolve_beneath",
     "same_file_system",
+    "stopped_by_error",
 ]
 
 MARKER_NAME = ".qbm-tier"
 _PROBE_PREFIX = ".qbm-probe-"
+_MOUNTS = Path("/proc/self/mountinfo")
+_STOPPED = frozenset({"emergency_ro", "shutdown"})
 _RUN = secrets.token_hex(4)  #: tells the probes of this process from what a crash left
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,6 +80,45 @@ async def disk_space(path: Path, *, limiter: trio.CapacityLimiter) -> DiskSpace:
         )
 
     return await _in_thread(call, limiter)
+
+
+async def check_takes_writes(root: Path, *, limiter: trio.CapacityLimiter) -> None:
+    """Ask the system, without a write, whether ``root`` is mounted read-only.
+
+    Raises:
+        ReadOnlyDisk: it is, or its file system stopped taking writes after an error.
+        MustWait, DiskError: it cannot be asked.
+    """
+
+    def call() -> None:
+        try:
+            flags = os.statvfs(root).f_flag
+            device = root.stat().st_dev
+        except OSError as error:
+            raise _away(error, root) from error
+        mounts = _MOUNTS.read_text("utf-8", "replace") if _MOUNTS.exists() else ""
+        if flags & os.ST_RDONLY or stopped_by_error(mounts, device):
+            raise read_only(root)
+
+    await _in_thread(call, limiter)
+
+
+def stopped_by_error(mounts: str, device: int) -> bool:
+    """Whether ext4 refuses writes on ``device`` since an error.
+
+    With ``errors=remount-ro`` statvfs still says "writable" then: only the options of
+    the file system tell (seen on Linux 6.18).
+
+    Args:
+        mounts: the text of ``/proc/self/mountinfo``; see proc_pid_mountinfo(5).
+        device: as ``st_dev``.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.splitlines():
+        ours, _, theirs = line.partition(" - ")
+        if number in ours.split(" ")[2:3] and _STOPPED & set(theirs.split(" ")[-1].split(",")):
+            return True
+    return False
 
 
 async def same_file_system(one: Path, other: Path, *, limiter: trio.CapacityLimiter) -> bool:
@@ -287,25 +329,6 @@ def remove_old_probes(folder: Path, instance_id: str) -> int:
     except OSError as error:
         raise write_error(error, folder) from error
     return count
-
-
-async def check_writable(folder: Path, *, instance_id: str, limiter: trio.CapacityLimiter) -> None:
-    """Prove that a file can be made in ``folder``.
-
-    Raises:
-        MustWait: it is not there, full, or read-only.
-        DiskError: not permitted, or refused otherwise.
-    """
-
-    def call() -> None:
-        probe = folder / probe_name(instance_id)
-        try:
-            os.close(os.open(probe, _CREATE, 0o600))
-            probe.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(error, folder) from error
-
-    await _in_thread(call, limiter)
 
 
 def _refuse_same(one: Path, other: Path) -> None:

@@ -6,7 +6,14 @@ import errno
 import os
 from pathlib import Path
 
-from ..core.errors import DiskError, JobError, MustWait, SourceChanged, UnsafePath
+from ..core.errors import (
+    DiskError,
+    JobError,
+    MustWait,
+    ReadOnlyDisk,
+    SourceChanged,
+    UnsafePath,
+)
 from ..core.model import WaitReason
 
 _AWAY = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN}
@@ -35,11 +42,7 @@ def write_error(error: OSError, path: Path | str) -> JobError:
             reason=WaitReason.SPACE,
         )
     if error.errno == errno.EROFS:
-        return MustWait(
-            f"{path} is on a file system that is read-only now; look for disk errors "
-            "in the kernel log and mount it writable again",
-            reason=WaitReason.TIER,
-        )
+        return read_only(path)
     if error.errno in _ABSENT:
         return MustWait(
             f"the folder of {path} has vanished; mount the disk again",
@@ -50,6 +53,15 @@ def write_error(error: OSError, path: Path | str) -> JobError:
     if error.errno == errno.EFBIG:
         return DiskError(f"{path} is larger than its file system allows; reformat the disk")
     return _common(error, path, "write")
+
+
+def read_only(path: Path | str) -> ReadOnlyDisk:
+    """The error to raise for a file system that takes no writes."""
+    return ReadOnlyDisk(
+        f"{path} is on a file system that is read-only now; look for disk errors "
+        "in the kernel log and mount it writable again",
+        reason=WaitReason.TIER,
+    )
 
 
 def _common(error: OSError, path: Path | str, verb: str) -> JobError:

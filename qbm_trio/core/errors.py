@@ -94,6 +94,12 @@ class MustWait(JobError):
         self.delay_s = delay_s
 
 
+class ReadOnlyDisk(MustWait):
+    """A tier's file system takes no writes now."""
+
+    code = "read_only"
+
+
 class Retryable(JobError):
     """This attempt failed; ``COPY_RETRY_ATTEMPTS`` of them fail the job."""
 

@@ -19,7 +19,7 @@ from trio_util import periodic
 
 from ..adapters import disk, journal_jobs
 from ..adapters.journal import Journal
-from ..core.errors import JobError, JournalUnwritable, MustWait, SameStorage
+from ..core.errors import JobError, JournalUnwritable, MustWait, ReadOnlyDisk, SameStorage
 from ..core.model import JobId, Progress, WaitReason
 from ..core.overview import TierFigures
 
@@ -50,8 +50,10 @@ class Tier:
             return f"the {self.name}'s disk does not answer"
         if isinstance(self.trouble, SameStorage):
             return "both tiers show the same files"
+        if isinstance(self.trouble, ReadOnlyDisk):
+            return f"the {self.name}'s disk is read-only"
         if self.trouble is not None:
-            return f"the {self.name} is not usable: its disk is missing, full or read-only"
+            return f"the {self.name} is not usable: its disk is missing, full or failing"
         return None
 
     @property
@@ -97,6 +99,7 @@ class Tier:
             if self.marker is not None:
                 await disk.check_marker(self.root, self.marker, limiter=self._probe_limiter)
             self.space = await disk.disk_space(self.root, limiter=self._probe_limiter)
+            await disk.check_takes_writes(self.root, limiter=self._probe_limiter)
         except JobError as error:
             self.troubled_by(error)
         else:

@@ -199,8 +199,9 @@ async def test_a_read_only_disk_is_waited_for(qbt: Qbt, tmp_path: Path) -> None:
         assert job.wait_reason is WaitReason.TIER
         assert "read-only" in (job.error or "")
         assert job.attempts == 0
+        await degraded(service)
+        assert service.service.observer.health().problems == ("the HDD's disk is read-only",)
         run("mount", "-o", "remount,rw", str(service.hdd))
-        service.wake_all()
         assert (await service.ended(job.id)).outcome is Outcome.TIERED
 
 

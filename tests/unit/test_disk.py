@@ -14,8 +14,16 @@ import trio
 
 from qbm_trio.adapters import disk, disk_calls, disk_paths
 from qbm_trio.adapters.disk_errors import read_error, write_error
-from qbm_trio.core.errors import DiskError, JobError, MustWait, SameStorage, UnsafePath
+from qbm_trio.core.errors import (
+    DiskError,
+    JobError,
+    MustWait,
+    ReadOnlyDisk,
+    SameStorage,
+    UnsafePath,
+)
 from qbm_trio.core.model import WaitReason
+from tests.rig.mounts import mounted
 
 LIMITER = trio.CapacityLimiter(2)
 
@@ -48,6 +56,32 @@ async def test_one_file_system_is_known_by_its_device(tmp_path: Path) -> None:
     assert not await disk.same_file_system(tmp_path, Path("/proc"), limiter=LIMITER)
     with pytest.raises(MustWait, match="absent"):
         await disk.same_file_system(tmp_path, tmp_path / "absent", limiter=LIMITER)
+
+
+async def test_a_read_only_mount_and_a_missing_folder_are_told_and_a_writable_one_is_fine(
+    tmp_path: Path,
+) -> None:
+    await disk.check_takes_writes(tmp_path, limiter=LIMITER)
+    with pytest.raises(MustWait, match="absent is not there"):
+        await disk.check_takes_writes(tmp_path / "absent", limiter=LIMITER)
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    with mounted(tmp_path / "ro", options="ro") as folder:
+        with pytest.raises(ReadOnlyDisk, match="read-only") as caught:
+            await disk.check_takes_writes(folder, limiter=LIMITER)
+        assert caught.value.reason is WaitReason.TIER
+
+
+def test_a_file_system_that_stopped_after_an_error_is_known_by_its_options() -> None:
+    # The first as Linux 6.18 shows ext4 with errors=remount-ro after an error.
+    mounts = (
+        "42 27 7:0 / /mnt/hdd rw,relatime - ext4 /dev/loop0 rw,emergency_ro\n"
+        "43 27 7:1 / /mnt/emergency_ro rw shared:1 master:2 - ext4 /dev/loop1 rw\n"
+        "44 27 7:2 / /mnt/x rw,emergency_ro - fuse.x shutdown rw,a=emergency_ro\n"
+        "strange\n"
+    )
+    told = [disk.stopped_by_error(mounts, os.makedev(7, n)) for n in range(4)]
+    assert told == [True, False, False, False]
 
 
 # -- markers ---------------------------------------------------------------------------
@@ -208,17 +242,6 @@ async def test_looking_for_an_alias_removes_what_a_crash_left(tiers: tuple[Path,
         (folder / ".qbm-probe-i-dead-1").touch()
     await probe(*tiers)
     assert not [p for folder in tiers for p in folder.glob(".qbm-probe*")]
-
-
-async def test_writability_is_tried_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await disk.check_writable(tmp_path, instance_id="i", limiter=LIMITER)
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(MustWait):
-        await disk.check_writable(tmp_path / "absent", instance_id="i", limiter=LIMITER)
-    with pytest.raises((MustWait, DiskError)):
-        await disk.check_writable(Path("/proc"), instance_id="i", limiter=LIMITER)
 
 
 # -- paths -----------------------------------------------------------------------------

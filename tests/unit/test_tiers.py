@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import MustWait, SameStorage
 from qbm_trio.core.model import JobId, Progress, WaitReason
 from qbm_trio.tasks.tiers import SILENT_S, Tiers
+from tests.rig.mounts import mounted, run
 
 
 @asynccontextmanager
@@ -120,11 +122,32 @@ async def test_a_trouble_is_logged_once_and_said_to_be_over(
         with pytest.raises(MustWait):
             await tiers.require()
         assert caplog.text.count("is not there; mount its disk") == 1
-        assert tiers.problems == ["the HDD is not usable: its disk is missing, full or read-only"]
+        assert tiers.problems == ["the HDD is not usable: its disk is missing, full or failing"]
         (tmp_path / "away").rename(tmp_path / "hdd")
         await tiers.hdd.probe()
         assert "HDD tier: usable again" in caplog.text
         assert tiers.problems == []
+
+
+async def test_a_disk_that_is_remounted_read_only_is_called_so_without_a_write(
+    tmp_path: Path,
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    with mounted(tmp_path / "ssd") as ssd, mounted(tmp_path / "hdd") as hdd:
+        async with tiers_on(tmp_path) as (tiers, _):
+            await tiers.prepare()
+            for tier, root in ((tiers.ssd, ssd), (tiers.hdd, hdd)):
+                run("mount", "-o", "remount,ro", str(root))
+                await tier.probe()
+                assert tiers.problems == [f"the {tier.name}'s disk is read-only"]
+                assert "mount it writable again" in (tier.figures.problem or "")
+                assert tier.figures.free_bytes
+                run("mount", "-o", "remount,rw", str(root))
+                before = root.stat().st_mtime_ns
+                await tier.probe()
+                assert tiers.problems == []
+                assert root.stat().st_mtime_ns == before
 
 
 async def test_a_job_that_finds_the_disk_missing_makes_it_known(tmp_path: Path) -> None:
