@@ -146,7 +146,6 @@ _CODES = {
     408: ("body_timeout", "The request did not arrive in time; send it again."),
     413: ("too_large", f"The body is larger than {MAX_BODY_BYTES} bytes."),
     431: ("headers_too_large", "The request's headers are too large."),
-    501: ("not_implemented", "The service does not do that."),
     505: ("http_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here."),
 }
 

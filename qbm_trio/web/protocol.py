@@ -26,6 +26,18 @@ _CLOSE = (("connection", "close"),)
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 
+def _ambiguous(request: h11.Request) -> bool:
+    """Whether a proxy in front of us may see the body's end elsewhere.
+
+    Then the rest could be taken for a request of its own: request smuggling (RFC 9112,
+    sections 6.1 and 6.3). Lengths that differ, and codings but "chunked", h11 refuses.
+    """
+    names = {name for name, _ in request.headers}  # in lower case
+    return b"transfer-encoding" in names and (
+        b"content-length" in names or request.http_version == b"1.0"
+    )
+
+
 class Http1(H11Protocol):
     """One connection's requests: to the lane or to the application.
 
@@ -89,6 +101,9 @@ class Http1(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         self.body_deadline = inf
+        if _ambiguous(request):
+            await self._refuse(400)
+            return
         target = request.target
         if not target.startswith(b"/"):
             target = _ABSOLUTE.sub(b"", target, count=1)
@@ -150,6 +165,10 @@ class Http1(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         """What h11 cannot read gets the same error shape as everything else."""
+        if status_code == 501:
+            # h11's word for any transfer coding but "chunked". A body whose end cannot be
+            # known calls for 400 and the end of the connection (RFC 9112, section 6.3).
+            status_code = 400
         reply = plain_error(status_code, _CLOSE).reply()
         headers = [(n.encode("ascii"), v.encode("ascii")) for n, v in reply.all_headers()]
         await self._send_h11_event(
