@@ -213,10 +213,21 @@ class Service:
 
     @classmethod
     async def assemble(cls, settings: Settings, journal: Journal) -> Service:
-        """Wire the parts; line up what the journal holds. Start is recovery."""
-        instance_id = await journal.do(_instance_id)
-        service = cls(settings, journal, instance_id)
-        alive = await service.jobs.recover()
+        """Wire the parts; line up what the journal holds. Start is recovery.
+
+        Raises:
+            JournalUnwritable: the start cannot be recorded.
+        """
+        try:
+            instance_id = await journal.do(_instance_id)
+            service = cls(settings, journal, instance_id)
+            alive = await service.jobs.recover()
+        except JournalUnwritable as error:
+            raise JournalUnwritable(
+                f"cannot start: the journal in STATE_DIR {settings.state_dir} cannot be written "
+                f"({journal.problem}); every accepted job is safe in it; free space on that "
+                "disk or mend it, then start again: all of them go on"
+            ) from error
         service.waits.recover()
         log.info(
             "qbm-trio %s, instance %s: %d jobs to do from %s",

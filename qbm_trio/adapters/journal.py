@@ -135,8 +135,9 @@ class Journal:
             if not isinstance(error, sqlite3.Error):
                 raise
             raise JournalUnwritable(
-                f"the journal {path} cannot be opened: {error}; "
-                "check the disk, its free space and the folder's owner"
+                f"the journal {path} cannot be opened: {error}; it is left as it is; "
+                "look at the disk of STATE_DIR, its free space and the folder's owner, "
+                "then start again"
             ) from error
         return cls(connection, path)
 
@@ -229,8 +230,8 @@ class Journal:
             for pending in batch:
                 pending.fail(
                     JournalUnwritable(
-                        f"the journal cannot be written ({error}); nothing was accepted; "
-                        "free space on the disk of STATE_DIR or mend it, then send again"
+                        f"the journal cannot be written ({error}); nothing was recorded; "
+                        "free space on the disk of STATE_DIR or mend it, then try again"
                     )
                 )
         else:

@@ -334,7 +334,7 @@ async def test_a_full_disk_refuses_whole_batches_and_the_journal_goes_on_once_th
             if refused:
                 break
         assert len(acknowledged) > 4
-        assert "nothing was accepted" in str(refused[0])
+        assert "nothing was recorded" in str(refused[0])
         assert "free space" in str(refused[0])
         assert journal.problem is not None
         assert await journal.do(names) == acknowledged, "half-accepted"
@@ -359,7 +359,7 @@ async def test_an_operation_that_reads_works_while_the_disk_is_full(small_disk: 
 
 
 def test_a_journal_that_cannot_be_opened_says_what_to_look_at(tmp_path: Path) -> None:
-    with pytest.raises(JournalUnwritable, match="check the disk, its free space and the folder"):
+    with pytest.raises(JournalUnwritable, match="left as it is; look at the disk of STATE_DIR"):
         Journal.open(tmp_path / "missing")
     (tmp_path / FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
     with pytest.raises(JournalUnwritable, match="not a database"):
