@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 
 from ..adapters import journal_copies
+from ..adapters.computing import compute
 from ..adapters.copying import CopyItem, identical
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen
@@ -28,11 +29,19 @@ class Destinations:
     """Judges what stands at destinations."""
 
     def __init__(
-        self, *, journal: Journal, tiers: Tiers, limiter: trio.CapacityLimiter, nice: int
+        self,
+        *,
+        journal: Journal,
+        tiers: Tiers,
+        limiter: trio.CapacityLimiter,
+        computing: trio.CapacityLimiter,
+        nice: int,
     ) -> None:
+        """``limiter`` is for the threads that read, ``computing`` for those of `compute`."""
         self._journal = journal
         self._tiers = tiers
         self._limiter = limiter
+        self._computing = computing
         self._nice = nice
 
     async def judge(
@@ -51,7 +60,7 @@ class Destinations:
         """
         present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
         await self._require_two_places(present, seen)
-        items = items_of(plan, seen, {}, set())
+        items = await compute(partial(items_of, plan, seen, {}, set()), limiter=self._computing)
         adopted = await identical(
             plan.metainfo,
             items,
@@ -79,9 +88,13 @@ class Destinations:
                     "give each tier a disk of its own",
                     reason=WaitReason.TIER,
                 )
-        for on_ssd, on_hdd in {
-            (seen[f.index].source.parent, seen[f.index].destination.parent) for f in present
-        }:
+
+        def folders() -> set[tuple[Path, Path]]:
+            return {
+                (seen[f.index].source.parent, seen[f.index].destination.parent) for f in present
+            }
+
+        for on_ssd, on_hdd in await compute(folders, limiter=self._computing):
             await self._tiers.check_not_aliased(on_ssd, on_hdd)
 
     async def _require_ours(self, job: Job, plan: Plan, file: PlannedFile, path: Path) -> None:

@@ -7,6 +7,7 @@ places. It asks qBittorrent and the journal, and changes nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from typing import Final
 import trio
 
 from ..adapters import journal_copies, metainfo
+from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
 from ..core.errors import BadMetainfo, Fatal, MustWait, TorrentUnknown
@@ -53,17 +55,9 @@ class Plan:
     metainfo: Metainfo
     files: tuple[PlannedFile, ...]
     destination: PurePosixPath  #: folder below the HDD base
+    shown_destination: str  #: the file, or the top folder, that the user will find on the HDD
     save_root: str  #: as qBittorrent sees it
     published_before: bool  #: the journal has a published copy of it
-
-    @property
-    def shown_destination(self) -> str:
-        """The file, or the top folder, that the user will find on the HDD."""
-        depth = len(self.destination.parts)
-        tops = {f.on_hdd.parts[depth] for f in self.files}
-        if len(self.files) == 1:
-            return str(self.files[0].on_hdd)
-        return str(self.destination / tops.pop() if len(tops) == 1 else self.destination)
 
 
 class Planner:
@@ -77,12 +71,15 @@ class Planner:
         path_mappings: tuple[tuple[str, str], ...],
         client: QbittorrentClient,
         journal: Journal,
+        computing: trio.CapacityLimiter,
     ) -> None:
+        """``computing`` limits the threads for `compute`."""
         self._ssd = ssd
         self._hdd = hdd
         self._path_mappings = path_mappings
         self._client = client
         self._journal = journal
+        self._computing = computing
         self._unknown_since: dict[JobId, float] = {}
         self._looks: Counter[JobId] = Counter()
 
@@ -171,13 +168,17 @@ class Planner:
         reason = why_not_ready(torrent, files)
         if reason is not None:
             raise self._not_ready(job, reason)
-        meta = metainfo.parse(await self._client.export(torrent.id))
+        exported = await self._client.export(torrent.id)
+
+        def read() -> tuple[Metainfo, str]:
+            return metainfo.parse(exported), save_root(torrent, files)
+
+        meta, root = await compute(read, limiter=self._computing)
         if meta.torrent_id != torrent.id:
             raise BadMetainfo(
                 f"qBittorrent exported the .torrent of {meta.torrent_id} for {torrent.id}; "
                 "restart qBittorrent, then retry the job"
             )
-        root = save_root(torrent, files)
         root_on_ssd = below(map_path(root, self._path_mappings), str(self._ssd))
         if root_on_ssd is None:
             raise self._not_ready(job, f"its save path {root} is not below DOWNLOAD_PATH_SSD")
@@ -188,11 +189,25 @@ class Planner:
             if copy is None
             else PurePosixPath(copy.destination)
         )
-        return Plan(
-            torrent=torrent,
-            metainfo=meta,
-            files=plan_files(files, root_on_ssd=root_on_ssd, destination=destination),
-            destination=destination,
-            save_root=root,
-            published_before=copy is not None and copy.published_at is not None,
-        )
+
+        def draft() -> Plan:
+            planned = plan_files(files, root_on_ssd=root_on_ssd, destination=destination)
+            return Plan(
+                torrent=torrent,
+                metainfo=meta,
+                files=planned,
+                destination=destination,
+                shown_destination=_shown(planned, destination),
+                save_root=root,
+                published_before=copy is not None and copy.published_at is not None,
+            )
+
+        return await compute(draft, limiter=self._computing)
+
+
+def _shown(files: Sequence[PlannedFile], destination: PurePosixPath) -> str:
+    if len(files) == 1:
+        return str(files[0].on_hdd)
+    depth = len(destination.parts)
+    tops = {f.on_hdd.parts[depth] for f in files}
+    return str(destination / tops.pop() if len(tops) == 1 else destination)

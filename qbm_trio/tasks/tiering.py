@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
+from typing import TypeVar
 
 import trio
 
 from ..adapters import journal_copies, journal_jobs
+from ..adapters.computing import compute
 from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify
 from ..adapters.disk import DiskSpace
 from ..adapters.journal import Journal
@@ -50,6 +52,8 @@ from .tiers import Tiers
 from .workers import Running
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +87,12 @@ class Tiering:
         self._tiers = tiers
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
+        self._computing = trio.CapacityLimiter(1)
         self._destinations = Destinations(
             journal=journal,
             tiers=tiers,
             limiter=self._copies,
+            computing=self._computing,
             nice=policy.copy_options.nice,
         )
         self._planner = Planner(
@@ -95,6 +101,7 @@ class Tiering:
             path_mappings=policy.path_mappings,
             client=client,
             journal=journal,
+            computing=self._computing,
         )
 
     async def work(self, running: Running) -> Outcome | None:
@@ -209,12 +216,16 @@ class Tiering:
             # Before the room is measured: what an earlier try staged is removed here.
             staged = await prepare_staging(
                 self._policy.hdd,
-                [self._policy.hdd / plan.files[i].on_hdd for i in to_copy],
+                await self._compute(
+                    lambda: [self._policy.hdd / plan.files[i].on_hdd for i in to_copy]
+                ),
                 instance_id=self._tiers.instance_id,
                 job_id=running.job.id,
                 limiter=self._tiers.hdd.limiter,
             )
-            items = items_of(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
+            items = await self._compute(
+                lambda: items_of(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
+            )
             with await self._room(running, seen):
                 running.restart_clock()
                 report = await copy_and_verify(
@@ -276,7 +287,6 @@ class Tiering:
         report: CopyReport,
         in_the_way: Mapping[Path, os.stat_result],
     ) -> None:
-        copied = [i for i in items if i.staged is not None]
         copy = journal_copies.Copy(
             torrent_id=plan.torrent.id,
             job_id=running.job.id,
@@ -289,7 +299,21 @@ class Tiering:
             begun_at=self._jobs.now(),
             published_at=None,
         )
-        entries = [_entry(plan, seen, i, report) for i in items if i.wanted]
+        entries = await self._compute(
+            lambda: [_entry(plan, seen, i, report) for i in items if i.wanted]
+        )
+        copied = await self._compute(
+            lambda: [
+                PublishItem(
+                    staged=i.staged,
+                    destination=self._policy.hdd / plan.files[i.index].on_hdd,
+                    source=i.source,
+                    written=report.files[i.index],
+                )
+                for i in items
+                if i.staged is not None
+            ]
+        )
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
@@ -311,16 +335,7 @@ class Tiering:
         await self._journal.do(begin)
         await publish(
             self._policy.hdd,
-            [
-                PublishItem(
-                    staged=i.staged,
-                    destination=self._policy.hdd / plan.files[i.index].on_hdd,
-                    source=i.source,
-                    written=report.files[i.index],
-                )
-                for i in copied
-                if i.staged is not None
-            ],
+            copied,
             source_root=self._policy.ssd,
             limiter=self._tiers.hdd.limiter,
         )
@@ -353,6 +368,9 @@ class Tiering:
         ssd, hdd = self._policy.tags
         missing = {hdd, *((ssd,) if on_ssd else ())} - torrent.tags
         await self._client.add_tags(torrent.id, missing)
+
+    async def _compute(self, call: Callable[[], T]) -> T:
+        return await compute(call, limiter=self._computing)
 
     async def _enter(self, running: Running, phase: Phase, **changes: object) -> None:
         running.job = await self._jobs.enter(running.job.id, phase, **changes)

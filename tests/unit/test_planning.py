@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_copies
+from qbm_trio.adapters import journal_copies, metainfo
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import BadMetainfo, MustWait
 from qbm_trio.core.model import Job, JobId, TorrentId, Verification, WaitReason
-from qbm_trio.core.placement import Place
+from qbm_trio.core.placement import Place, plan_files
 from qbm_trio.tasks import planning
 from qbm_trio.tasks.planning import LOOK_AGAIN_S, Planner, UnknownForTooLong
 from tests.fakes.qbittorrent import FakeQbittorrent
@@ -39,6 +41,7 @@ async def planner(
                     path_mappings=mappings,
                     client=fake,
                     journal=journal,
+                    computing=trio.CapacityLimiter(1),
                 ),
                 journal,
             )
@@ -167,3 +170,56 @@ async def test_a_torrent_file_of_another_is_refused(tmp_path: Path) -> None:
     async with planner(tmp_path, fake) as (plans, _):
         with pytest.raises(BadMetainfo, match="restart qBittorrent"):
             await plans.plan(job(id_), await fake.torrent(id_))
+
+
+@pytest.mark.parametrize("step", ["metainfo.parse", "plan_files"])
+async def test_the_loop_goes_on_while_a_large_torrent_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    real: Any = {"metainfo.parse": metainfo.parse, "plan_files": plan_files}[step]
+
+    def held(*arguments: Any, **more: Any) -> Any:
+        begun.set()
+        assert gate.wait(10), "the loop stood still"
+        return real(*arguments, **more)
+
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", {"a": 1, "b": 2})
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"))
+    torrent = await fake.torrent(id_)
+    monkeypatch.setattr(f"qbm_trio.tasks.planning.{step}", held)
+    async with planner(tmp_path, fake) as (plans, _), trio.open_nursery() as nursery:
+
+        async def other_work() -> None:
+            while not begun.is_set():  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            gate.set()
+
+        nursery.start_soon(other_work)
+        with trio.fail_after(20):
+            assert len((await plans.plan(job(id_), torrent)).files) == 2
+
+
+async def test_a_plan_that_is_cancelled_waits_for_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def held(_: bytes) -> Any:
+        begun.set()
+        assert gate.wait(10)
+
+    fake = FakeQbittorrent()
+    made = make(tmp_path / "ssd", "T", 1)
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"))
+    torrent = await fake.torrent(id_)
+    monkeypatch.setattr(metainfo, "parse", held)
+    async with planner(tmp_path, fake) as (plans, _), trio.open_nursery() as nursery:
+        nursery.start_soon(plans.plan, job(id_), torrent)
+        with trio.fail_after(20):
+            while not begun.is_set():  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+    assert not gate.is_set()
+    gate.set()

@@ -12,6 +12,7 @@ import requests
 import trio
 import trio.testing
 
+from qbm_trio.adapters import qbittorrent
 from qbm_trio.adapters.qbittorrent import Qbittorrent
 from qbm_trio.adapters.qbittorrent_login import LoginGate
 from qbm_trio.adapters.qbittorrent_session import base_url
@@ -473,3 +474,31 @@ async def test_the_list_of_all_is_not_asked_for_again_too_soon() -> None:
         clock.s += 1
         await ask()
         assert lists() == 3
+
+
+async def test_long_lists_are_read_in_the_thread_not_on_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[int] = []
+    file = {"name": "T/a", "size": 1, "priority": 1, "progress": 1}
+
+    def watch(name: str) -> None:
+        real = getattr(qbittorrent, name)
+
+        def watched(*arguments: object) -> object:
+            threads.append(threading.get_ident())
+            return real(*arguments)
+
+        monkeypatch.setattr(qbittorrent, name, watched)
+
+    watch("_torrent")
+    watch("_file")
+    with client_of(
+        lambda seen: (
+            Reply(body=json.dumps([file, file]).encode()) if "files" in seen.path else rows(row())
+        )
+    ) as (client, _):
+        assert [f.index for f in await client.files(ID)] == [0, 1]
+        assert len(await client.torrents()) == 1
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads

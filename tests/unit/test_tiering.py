@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,34 @@ async def test_what_takes_our_bad_copys_place_while_it_is_copied_anew_is_not_mov
         assert place.read_bytes().startswith(b"foreign")
         assert service.contents().keys() == {"T/a", "T/b"}  # nothing set aside
         assert service.staging() == []
+
+
+async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[int]] = {}
+
+    def watch(module: str, name: str) -> None:
+        real = getattr(import_module(f"qbm_trio.tasks.{module}"), name)
+
+        def watched(*arguments: Any, **more: Any) -> Any:
+            seen.setdefault(name, set()).add(threading.get_ident())
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(f"qbm_trio.tasks.{module}.{name}", watched)
+
+    watch("planning", "save_root")
+    watch("planning", "plan_files")
+    watch("planning", "_shown")
+    watch("destinations", "items_of")
+    watch("tiering", "items_of")
+    watch("tiering", "_entry")
+    watch("tiering", "PublishItem")
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        assert (await service.tier(add(fake, service, "T"))).outcome is Outcome.TIERED
+    assert len(seen) == 6
+    assert threading.get_ident() not in set().union(*seen.values())
 
 
 # -- the disk goes away at the worst moment --------------------------------------------
