@@ -62,7 +62,7 @@ QUICK = Sizes(
     rounds=1,
     large_bytes=48 * MIB,
     small_count=200,
-    fill_bytes=256 * MIB,
+    fill_bytes=64 * MIB,
     burst_s=0.4,
     writes=50,
     jobs=300,
@@ -132,7 +132,7 @@ class Bench:
         source = "source in memory" if in_memory else "source not cached"
         self._begin(f"{what}: {source}, synced")
         rows = copies.compare(
-            f"{what}, {source}, verified and synced, beside cp and sync -f",
+            f"{what}, {source}, verified and synced, beside cp",
             content,
             self._where.hdd,
             cold=True,
