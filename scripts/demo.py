@@ -9,6 +9,7 @@ on the "HDD" folder, verified and tagged, and the service then ended in order.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -23,12 +24,12 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
 from scripts.rig.making import Sample, make
 from scripts.rig.qbt import Qbt, free_port, running
-from scripts.rig.screen import Row, Screen
+from scripts.rig.screen import WIDE_COLUMNS, Landed, Row, Screen, landed_table
 from scripts.rig.service import DemoFailed, Service, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +86,7 @@ class Watch:
     def _row(self, sample: Sample, torrent: Any, job: Any, process: Any) -> Row:
         downloaded = float(torrent["progress"]) if torrent else 0.0
         if job is None:
-            state = "waiting for its hook" if downloaded == 1 else "downloading"
+            state = "awaits hook" if downloaded == 1 else "downloading"
             return Row(sample=sample, downloaded=downloaded, copied=0.0, state=state)
         if process is None:
             about = job.get("outcome") or job.get("error") or job.get("wait_reason")
@@ -107,7 +108,7 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     ssd, hdd, seeds = (folder / name for name in ("ssd", "hdd", "seeds"))
     for path in (ssd, hdd, seeds):
         path.mkdir()
-    console.rule("1. Two qBittorrents and the service")
+    headline(console, "1. Two qBittorrents and the service")
     need = 4 * sum(sample.total_bytes for sample in SAMPLES)
     if shutil.disk_usage(folder).free < need:
         raise DemoFailed(f"{folder} needs {need // MIB} MiB free; set TMPDIR to another place")
@@ -141,12 +142,17 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     downloader.on_finished(COMMAND)
     downloader.api.app_set_preferences({"dl_limit": DOWNLOAD_LIMIT_BYTES_S})
     version = downloader.api.app_version()
-    console.print(f"qBittorrent {version}, seeding:     {seeder.url}")
-    console.print(f"qBittorrent {version}, downloading: {downloader.url}")
-    console.print(f"qbm-trio:                  {service.url}")
-    console.print(Text(f"run external program: {COMMAND}"))
+    addresses = {
+        f"qBittorrent {version}, seeding": seeder.url,
+        f"qBittorrent {version}, downloading": downloader.url,
+        "qbm-trio": service.url,
+    }
+    for name, url in addresses.items():
+        console.print(f"{name + ':':{max(map(len, addresses)) + 1}} {url}")
+    console.print('The second one\'s "run external program on torrent finished":')
+    show_whole(console, COMMAND)
 
-    console.rule("2. Download, notification, copy, proof, tag")
+    headline(console, "2. Download, notification, copy, proof, tag")
     ids = {}
     for sample, torrent, info_hash in made:
         seeder.add(torrent, save_path=seeds, complete=True)
@@ -167,10 +173,12 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
 
         wait_for(all_done, "every torrent is on the HDD", DEADLINE_S)
 
-    console.print(Text(f"\nThe script's own log:\n{hook_log.read_text().rstrip()}"))
-    console.rule("3. What landed where")
+    console.print("\nThe script's own log:")
+    for line in hook_log.read_text().splitlines():
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    headline(console, "3. What landed where")
     check(ids, seeds, ssd, hdd, downloader, console)
-    console.rule("4. What the service says")
+    headline(console, "4. What the service says")
     show_answers(service, console)
     status = service.stop()
     if status != 0:
@@ -191,11 +199,7 @@ def check(
     ids: dict[str, Sample], seeds: Path, ssd: Path, hdd: Path, downloader: Qbt, console: Console
 ) -> None:
     """Compare every file on both tiers with what was seeded. Raises `DemoFailed`."""
-    table = Table(box=None, pad_edge=False)
-    titles = ("file, on both tiers", "SHA-256 on the SSD", "SHA-256 on the HDD", "equal", "tags")
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    wrong = []
+    wrong, landed = [], []
     for id, sample in ids.items():
         info = downloader.info(id)
         if not info["tags"]:
@@ -210,14 +214,17 @@ def check(
             equal = truth == there == here
             if not equal:
                 wrong.append(f"{relative} differs from what was seeded")
-            table.add_row(
-                Text(str(relative)),
-                f"{there[:16]}…",
-                f"{here[:16]}…",
-                "yes" if equal else "NO",
-                Text(str(info["tags"])),
+            landed.append(
+                Landed(
+                    folder=str(relative.parent),
+                    name=relative.name,
+                    sha256_ssd=there,
+                    sha256_hdd=here,
+                    as_seeded=equal,
+                    tags=str(info["tags"]),
+                )
             )
-    console.print(table)
+    console.print(landed_table(landed))
     if wrong:
         raise DemoFailed("; ".join(wrong))
     count = sum(len(sample.sizes) for sample in ids.values())
@@ -230,31 +237,59 @@ def total_mb(samples: Iterable[Sample]) -> int:
 
 
 def show_answers(service: Service, console: Console) -> None:
-    """Print what a user would get from curl."""
+    """Print what a user would get from curl, or the most telling parts of it."""
+    show_answer(console, f"curl {service.url}/health", service.get("/health"))
+    curl = f"curl -H 'X-API-Key: …' {service.url}"
     status = service.get("/status")
-    jobs = service.get("/jobs")["jobs"]
-    shown = ("queue_id", "id", "hash", "name", "state", "outcome", "destination")
-    answers = {
-        "/health": service.get("/health"),
-        "/status": {k: status[k] for k in ("qbittorrent", "processing", "statistics")},
-        "/jobs": [{k: job[k] for k in shown if k in job} for job in jobs],
-    }
-    for path, answer in answers.items():
-        console.print(Text(f"$ curl -H 'X-API-Key: …' {service.url}{path}", style="bold"))
-        console.print_json(json.dumps(answer), ensure_ascii=False)
+    parts = {key: status[key] for key in ("qbittorrent", "processing", "statistics")}
+    show_answer(console, f"{curl}/status", parts, f"shortened: {len(parts)} of {len(status)} parts")
+    listed = service.get("/jobs")
+    shown = ("id", "hash", "name", "state", "outcome", "destination")
+    show_answer(
+        console,
+        f"{curl}/jobs",
+        listed | {"jobs": [{key: job[key] for key in shown} for job in listed["jobs"]]},
+        f"shortened: {len(shown)} of {len(listed['jobs'][0])} fields of each job",
+    )
+
+
+def headline(console: Console, title: str) -> None:
+    """Begin a part."""
+    console.print()
+    console.rule(title)
+
+
+def show_answer(console: Console, command: str, answer: object, remark: str = "") -> None:
+    """Print a command, a remark, and the answer."""
+    console.print(Text(f"$ {command}", style="bold"), soft_wrap=True)
+    if remark:
+        console.print(Text(f"({remark})", style="italic"))
+    console.print_json(json.dumps(answer), ensure_ascii=False)
+
+
+def show_whole(console: Console, command: str) -> None:
+    """Print a line to be copied: a terminal may wrap it, we do not."""
+    console.print(Text(f"  {command}"), soft_wrap=True)
 
 
 def next_steps(console: Console) -> None:
     """Say how to use it for real."""
-    console.rule("With your own qBittorrent")
+    headline(console, "With your own qBittorrent")
     console.print(
         Text(
-            f"""\
-1. scripts/run writes a .env with a random key. Put your folders and your qBittorrent's
-   address into it (docs/configuration.md), then run scripts/run again.
-2. In qBittorrent: Settings > Downloads > Run external program on torrent finished:
-   {COMMAND}
-3. Give qBittorrent the key: HTTP_API_KEY in its environment, or in /config/qbm-trio.env.
+            """\
+1. scripts/run writes a .env with a random key. Put your folders and your
+   qBittorrent's address into it (docs/configuration.md), then run it again.
+2. In qBittorrent, Settings > Downloads > Run external program on torrent
+   finished:"""
+        )
+    )
+    show_whole(console, COMMAND)
+    console.print(
+        Text(
+            """\
+3. Give qBittorrent the key: HTTP_API_KEY in its environment, or in
+   /config/qbm-trio.env.
 Try it without risk first: DRY_RUN=true in .env logs what would be done."""
         )
     )
@@ -265,9 +300,9 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--keep"]):
         print("usage: scripts/demo [--keep]", file=sys.stderr)
         return 64
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=130)
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=WIDE_COLUMNS)
     if not HOOK.is_file():
         print(f"scripts/demo: {HOOK} is missing", file=sys.stderr)
         return 1
@@ -285,7 +320,7 @@ def main(arguments: list[str]) -> int:
                 for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(signum, signal.SIG_IGN)
     except KeyboardInterrupt:
-        console.print("\nStopped. Everything is cleaned up.")
+        console.print("\nStopped.")
         return 130
     except (DemoFailed, RuntimeError, TimeoutError) as error:
         print(f"scripts/demo: FAILED: {error}", file=sys.stderr)
@@ -293,14 +328,22 @@ def main(arguments: list[str]) -> int:
         if log.exists():
             print("\n".join(log.read_text(errors="replace").splitlines()[-30:]), file=sys.stderr)
         return 1
+    else:
+        next_steps(console)
+        console.print(f"\nDone in {time.monotonic() - began:.0f} s.")
+        return 0
     finally:
-        if "--keep" in arguments:
-            console.print(f"Kept: {folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-    next_steps(console)
-    console.print(f"\nDone in {time.monotonic() - began:.0f} s. Everything is cleaned up.")
-    return 0
+        clean_up(folder, console, keep="--keep" in arguments)
+
+
+def clean_up(folder: Path, console: Console, *, keep: bool) -> None:
+    """Remove what was made, and say so only if it is gone."""
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        console.print(Text(f"{'Kept' if keep else 'Could not be removed'}: {folder}"))
+    else:
+        console.print("Everything is cleaned up.")
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

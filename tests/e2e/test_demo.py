@@ -8,12 +8,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
 import pytest
+from rich.console import Console
+
+from scripts.demo import SAMPLES
+from scripts.rig.screen import Landed, Row, Screen, landed_table
 
 ROOT = Path(__file__).resolve().parents[2]
+STATES = ("awaits hook", "done: tiered", "publishing")
 DEADLINE_S = 120.0  # the demo's own promise is two minutes, once installed
 
 pytestmark = [pytest.mark.qbittorrent, pytest.mark.slow]
@@ -21,12 +28,12 @@ pytestmark = [pytest.mark.qbittorrent, pytest.mark.slow]
 
 @contextmanager
 def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the demo without a terminal, with its temporary folder in a place of ours."""
+    """Run the demo without a terminal, 80 columns wide, in a temporary folder of ours."""
     (tmp_path / "a place").mkdir()
     process = subprocess.Popen(
         [ROOT / "scripts" / "demo"],
         cwd=tmp_path,
-        env=os.environ | {"TMPDIR": str(tmp_path / "a place")},
+        env=os.environ | {"TMPDIR": str(tmp_path / "a place"), "COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -94,16 +101,77 @@ def test_every_byte_lands_verified_and_tagged(tmp_path: Path) -> None:
         "Everything is cleaned up.",
     ):
         assert expected in out
+    lines = out.splitlines()
+    at = {line.index("http") for line in lines if "127.0.0.1" in line and "curl" not in line}
+    assert len(at) == 1, "the addresses stand below each other"
+    # Longer than the terminal are only lines to be copied as they are.
+    assert all(len(line) <= 80 for line in lines if "qbittorrent-notification.sh" not in line)
+    assert sum(line.rstrip().endswith("yes") for line in lines) == 12
+    for command, remark in pairwise(lines):
+        cut_down = command.endswith(("/status", "/jobs"))
+        assert not command.startswith("$ ") or remark.startswith("(shortened: ") == cut_down
     leaves_nothing(tmp_path)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_demo_cleans_up(tmp_path: Path, signum: signal.Signals, status: int) -> None:
+@pytest.mark.parametrize("columns", [80, 100])
+def test_no_table_of_the_demo_wraps(columns: int) -> None:
+    console = Console(file=StringIO(), width=columns, force_terminal=True, color_system=None)
+    rows = [
+        Row(
+            sample=sample,
+            downloaded=0.5,
+            copied=0.5,
+            state=state,
+            rate_bytes_s=123.4e6,
+            eta_s=100,
+        )
+        for sample, state in zip(SAMPLES, STATES, strict=True)
+    ]
+    console.print(Screen(console).table(rows))
+    console.print(
+        landed_table(
+            Landed(
+                folder=str((Path(sample.category) / name).parent),
+                name=Path(name).name,
+                sha256_ssd="0" * 64,
+                sha256_hdd="missing",
+                as_seeded=False,
+                tags="hdd, ssd",
+            )
+            for sample in SAMPLES
+            for name in sample.sizes
+        )
+    )
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    whole = [row.sample.name for row in rows] + [row.state for row in rows] + ["123.4", "100 s"]
+    whole += [f"  {Path(name).name} " for sample in SAMPLES for name in sample.sizes]
+    whole += ["music/ambient/Field recordings/", "0" * 12 + "…", "missing", "hdd, ssd"]
+    assert [text for text in whole if text not in shown] == []
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert len(lines) == 1 + 3 + 1 + 3 + 12
+    assert max(map(len, lines)) <= columns
+    assert sum(line.endswith("NO") for line in lines) == 12
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "moment"),
+    [
+        (signal.SIGINT, 130, "Making 3 torrents"),
+        (signal.SIGINT, 130, ": copying"),
+        (signal.SIGTERM, 143, ": copying"),
+    ],
+)
+def test_an_interrupted_demo_cleans_up(
+    tmp_path: Path, signum: signal.Signals, status: int, moment: str
+) -> None:
     with demo(tmp_path) as process:
-        read_until(process.stdout, ": copying")
+        read_until(process.stdout, moment)
         process.send_signal(signum)
-        process.communicate(timeout=30)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == status
+    assert out.endswith("Everything is cleaned up.\n")
+    assert "Traceback" not in err
     leaves_nothing(tmp_path)
 
 
