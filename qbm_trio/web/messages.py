@@ -60,7 +60,11 @@ class Detail(TypedDict):
 
 
 class ApiError(Exception):
-    """The client's request cannot be served; carries the whole answer."""
+    """The client's request cannot be served; carries the whole answer.
+
+    ``message`` is a sentence: a capital letter, or the name of a field, first; a full
+    stop last.
+    """
 
     def __init__(
         self,
@@ -100,7 +104,10 @@ def refused(error: Refused) -> ApiError:
     if error.code == "draining":
         # The listener closes soon; a client that kept the connection would see a reset.
         headers.append(("connection", "close"))
-    return ApiError(error.status, error.code, str(error), headers=tuple(headers))
+    # Inside the service a message is part of a log line; here it is a sentence.
+    message = str(error)
+    sentence = f"{message[:1].upper()}{message[1:]}."
+    return ApiError(error.status, error.code, sentence, headers=tuple(headers))
 
 
 def unauthorized() -> ApiError:

@@ -7,6 +7,7 @@ document, so each test is also a test of that document.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -195,6 +196,14 @@ def assert_documented(method: str, path: str, answer: Answer) -> None:
         {**schema, "components": DOCUMENT["components"]},
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     ).validate(answer.json())
+    if answer.status >= 400 and "error" in answer.json():
+        assert_sentence(answer.json()["error"])
+
+
+def assert_sentence(error: str) -> None:
+    """Fail unless it begins with a capital letter, or a field's name, and ends with a stop."""
+    assert re.match(r"[A-Z]|[^ ]{0,101}: ", error), error
+    assert re.search(r"[^.]\.$", error), error
 
 
 def _operation(method: str, path: str) -> Any:
