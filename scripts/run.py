@@ -50,7 +50,8 @@ def write_template(path: Path) -> None:
     print(
         f"scripts/run: wrote {path} with a new random HTTP_API_KEY (only you can read it).\n"
         "scripts/run: now edit it: DOWNLOAD_PATH_SSD and FINAL_DEST_BASE_HDD (your folders),\n"
-        "scripts/run: QBIT_HOST, QBIT_PORT, QBIT_USERNAME, QBIT_PASSWORD (your qBittorrent).",
+        "scripts/run: QBIT_HOST, QBIT_PORT, QBIT_USERNAME, QBIT_PASSWORD (your qBittorrent);\n"
+        "scripts/run: then run it again.",
         file=sys.stderr,
         flush=True,
     )

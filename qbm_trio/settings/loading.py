@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ..core.errors import SettingsError
 from ..core.model import Verification
 from ..core.text import one_line
-from .model import NAMES, Settings, qbittorrent_address
+from .model import NAMES, RESERVED_TAGS, Settings, qbittorrent_address
 
 MIN_API_KEY_LENGTH = 16
 EXAMPLE_KEYS = frozenset({"your-secret-key", "your-key", "your-secret-api-key", "change-me"})
@@ -181,10 +181,14 @@ def _check_relations(settings: Settings, found: _Findings) -> None:
         and settings.verification_enabled is (settings.verification is Verification.SIZE)
     ):
         found.problem("VERIFICATION_ENABLED", "contradicts VERIFICATION; remove it")
-    if (
-        found.sound("SSD_LOCATION_TAG", "HDD_LOCATION_TAG")
-        and settings.ssd_location_tag == settings.hdd_location_tag
-    ):
+    tags = {
+        "SSD_LOCATION_TAG": settings.ssd_location_tag,
+        "HDD_LOCATION_TAG": settings.hdd_location_tag,
+    }
+    for name, tag in tags.items():
+        if found.sound(name) and tag in RESERVED_TAGS:
+            found.problem(name, f"{tag} is reserved for the service's own use; choose another")
+    if found.sound(*tags) and settings.ssd_location_tag == settings.hdd_location_tag:
         found.problem("HDD_LOCATION_TAG", "the same as SSD_LOCATION_TAG; choose another")
 
 

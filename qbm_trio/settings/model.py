@@ -27,6 +27,7 @@ GB = 10**9
 MB = 10**6
 
 RESERVED_TAGS = frozenset({"qbm-pin", "qbm-relocating"})
+"""Tags that mean something to the service itself."""
 
 
 def _mappings(value: object) -> object:
@@ -45,7 +46,7 @@ def _mappings(value: object) -> object:
 
 
 def _tag(value: str) -> str:
-    if not value or "," in value or not value.isprintable() or value in RESERVED_TAGS:
+    if not value or "," in value or not value.isprintable():
         raise ValueError("not a tag")
     return value
 

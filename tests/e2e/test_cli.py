@@ -79,6 +79,7 @@ def test_the_first_start_from_the_checkout_writes_a_private_env_file(tmp_path: P
     first = run(RUN_PY, str(file), "--check-config", env={"HOME": str(tmp_path)})
     assert first.returncode == 2  # the folders of the template are not there
     assert "HTTP_API_KEY" in first.stderr
+    assert "then run it again" in first.stderr
     assert "DOWNLOAD_PATH_SSD: /downloads/ssd does not exist" in first.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = file.read_text()

@@ -111,7 +111,7 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_documentation() -
         ("QUEUE_CAPACITY", "9" * 5000),
         ("VERIFICATION", "maybe"),
         ("SSD_LOCATION_TAG", "a,b"),
-        ("HDD_LOCATION_TAG", "qbm-pin"),
+        ("HDD_LOCATION_TAG", " "),
         ("LOG_FORMAT", "xml"),
         ("SHUTDOWN_GRACE_S", "soon"),
     ],
@@ -123,6 +123,15 @@ def test_a_value_that_cannot_be_used_gives_one_line_without_the_value(
     assert line.startswith(f"{name}: not ")
     assert line.endswith("; correct or remove it")
     assert len(value) < 2 or f" {value};" not in line
+
+
+@pytest.mark.parametrize("name", ["SSD_LOCATION_TAG", "HDD_LOCATION_TAG"])
+@pytest.mark.parametrize("tag", ["qbm-pin", "qbm-relocating"])
+def test_a_tag_of_the_services_own_is_said_to_be_reserved(
+    environ: dict[str, str], name: str, tag: str
+) -> None:
+    line = problem(environ | {name: tag})
+    assert line == f"{name}: {tag} is reserved for the service's own use; choose another"
 
 
 @given(
