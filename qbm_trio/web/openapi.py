@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from .bodies import MAX_DEPTH
 from .messages import MAX_BODY_BYTES
 from .routes import NOTIFY, ROUTES, Route
-from .schemas import ErrorAnswer, NoBody, NoQuery
+from .schemas import PARAMS, ErrorAnswer, NoBody, NoQuery
 
 _REF = "#/components/schemas/{model}"
 _KEYED_ERRORS = (401,)
@@ -130,22 +130,12 @@ def _operation(route: Route, refs: dict[Any, Any], query: dict[str, Any]) -> dic
 
 
 def _form_schema() -> dict[str, Any]:
-    text = {"type": "string"}
-    number = {"type": "integer"}
     return {
         "type": "object",
         "required": ["hash"],
         "additionalProperties": False,
-        "properties": {
-            "hash": text,
-            "priority": number,
-            "name": text,
-            "category": text,
-            "content_path": text,
-            "num_files": number,
-            "size": number,
-            "tags": text,
-        },
+        # The params stand beside the hash, which is the notification's here.
+        "properties": {**PARAMS, "hash": {"type": "string"}, "priority": {"type": "integer"}},
     }
 
 

@@ -43,6 +43,15 @@ def showable(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(showable)]
 
+Name = Annotated[
+    Text | None,
+    BeforeValidator(lambda value: value or None),
+    Field(
+        description="The torrent's name in qBittorrent; before it was found there, the name "
+        "in the notification's `params`; null while there is neither."
+    ),
+]
+
 
 class Body(BaseModel):
     """What a client sends."""
@@ -56,6 +65,18 @@ class Answer(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, from_attributes=True, json_schema_mode_override="serialization"
     )
+
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "hash": {"type": "string", "description": "If it differs from the outer one, that decides."},
+    "name": {"type": "string", "description": "Shown until the torrent is found."},
+    "category": {"type": "string", "description": "Shown; qBittorrent's own decides."},
+    "content_path": {"type": "string"},
+    "num_files": {"type": "integer", "minimum": 0},
+    "size": {"type": "integer", "minimum": 0, "description": "Bytes."},
+    "tags": {"type": "string", "description": "Separated by commas."},
+}
+"""What may be in a notification's ``params``, as the document describes it."""
 
 
 # -- requests ---------------------------------------------------------------
@@ -78,12 +99,26 @@ class NotificationBody(Body):
                 "pattern": r"^\s*([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64}|[A-Za-z2-7]{32})\s*$",
             }
         ),
-    ] = Field(description="40 hex digits (v1 or torrent id), 64 (v2), or 32 of base32; any case.")
-    params: Any = Field(
-        None,
-        description="Hints: an object with any of hash, name, category, content_path, tags "
-        "(text), num_files, size (whole numbers). What cannot be used is dropped with a "
-        "warning in the log. If its hash differs from the outer one, the outer one decides.",
+    ] = Field(
+        description="40 hex digits (v1 or torrent id), 64 (v2), or 32 of base32; any case.",
+        examples=["dd8255ecdc7ca55fb0bbf81323d87062db1f6d1c"],
+    )
+    params: Annotated[Any, WithJsonSchema({"type": ["object", "null"], "properties": PARAMS})] = (
+        Field(
+            None,
+            description="Hints, all of them optional and none of them trusted. What does not fit "
+            "this description is dropped with a warning in the log; the notification is accepted.",
+            examples=[
+                {
+                    "name": "Big Buck Bunny",
+                    "category": "movies",
+                    "content_path": "/downloads/ssd/Big Buck Bunny",
+                    "num_files": 3,
+                    "size": 276445467,
+                    "tags": "open,short",
+                }
+            ],
+        )
     )
     priority: Annotated[int, BeforeValidator(integral)] = Field(
         0, ge=-(2**31), le=2**31 - 1, description="Higher first, then oldest first."
@@ -178,7 +213,7 @@ class JobItem(Answer):
     id: str = Field(description="What /notify/torrent-finished calls queue_id.")
     hash: str = Field(description="As notified.")
     torrent_id: str | None
-    name: Text
+    name: Name
     category: Text
     priority: int
     state: JobState
@@ -261,7 +296,7 @@ class ProcessStatus(Answer):
 
     id: str
     hash: str
-    name: Text
+    name: Name
     kind: str
     phase: Phase
     started_at: Time

@@ -10,7 +10,10 @@ import jsonschema
 import pytest
 
 from qbm_trio.core.model import JobState
+from qbm_trio.web import notification
 from qbm_trio.web.app import create_app
+from qbm_trio.web.bodies import read_fields
+from qbm_trio.web.messages import Call
 from qbm_trio.web.openapi import document, document_json
 from qbm_trio.web.routes import ROUTES
 from qbm_trio.web.schemas import NotificationBody
@@ -18,6 +21,7 @@ from tests.rig.site import StandIn, backend
 
 METHODS = {"GET", "POST", "DELETE", "PUT", "PATCH"}
 DOCUMENT = document("1.2.3")
+V1 = "a" * 40
 
 
 def refs(value: Any) -> set[str]:
@@ -92,7 +96,7 @@ def test_the_query_of_the_job_list_is_documented() -> None:
     [
         ({"hash": "A" * 40}, True),
         ({"hash": "a" * 64, "priority": 5, "params": {"name": "x"}}, True),
-        ({"hash": "A" * 32, "params": "dropped"}, True),
+        ({"hash": "A" * 32, "params": None}, True),
         ({"hash": "-"}, False),
         ({"hash": "all"}, False),
         ({"hash": "1" * 32}, False),
@@ -115,3 +119,28 @@ def test_the_documented_notification_allows_what_the_service_takes(
     except ValueError:
         taken = False
     assert allowed == taken == fine
+
+
+def test_the_params_are_documented_name_by_name_with_an_example_that_is_taken_whole() -> None:
+    params = DOCUMENT["components"]["schemas"]["NotificationBody"]["properties"]["params"]
+    assert {n: p["type"] for n, p in params["properties"].items()} == {
+        name: {str: "string", int: "integer"}[kind] for name, kind in notification._PARAMS.items()
+    }
+    call = DOCUMENT["paths"]["/notify/torrent-finished"]["post"]["requestBody"]["content"]
+    form = call["application/x-www-form-urlencoded"]["schema"]["properties"]
+    assert set(form) == {"priority", *notification._PARAMS}
+    (example,) = params["examples"]
+    jsonschema.validate(example, params)
+    fields = read_fields(
+        Call(headers={}, body=json.dumps({"hash": V1, "params": example}).encode())
+    )
+    assert notification.read_notification(fields).params == example
+
+
+def test_params_beyond_the_document_are_taken_all_the_same() -> None:
+    """Hints never refuse a notification."""
+    for params in ("text", {"name": 5}, {"size": -1}):
+        body = {"hash": V1, "params": params}
+        schema = DOCUMENT["components"]["schemas"]["NotificationBody"]
+        assert not jsonschema.Draft202012Validator(schema).is_valid(body)
+        assert NotificationBody.model_validate(body, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -134,3 +135,12 @@ def test_times_in_the_document_are_written_so_too() -> None:
 def test_a_name_that_is_not_unicode_does_not_break_the_document() -> None:
     job = Job(id=JobId("1"), seq=1, hash="a" * 40, name="b\udcff", state=JobState.FAILED)
     assert shown(recent=(job,))["recent"][0]["name"] == "b?"
+
+
+def test_a_job_whose_torrent_is_not_known_yet_has_the_name_of_its_params_or_none() -> None:
+    jobs = tuple(Job(id=JobId(n), seq=1, hash="a" * 40, name=n) for n in ("From params", ""))
+    figures = QueueFigures(size=2, capacity=9, waiting=0, oldest_s=None, items=jobs)
+    running = replace(RUNNING, name="")
+    status = shown(queue=figures, running=(running,))
+    assert [item["name"] for item in status["queue"]["items"]] == ["From params", None]
+    assert status["processes"][0]["name"] is None
