@@ -1,10 +1,8 @@
-"""How jobs run and end: order, capacity, retries, drain, and troubles of every kind."""
+"""How jobs run and end: order, capacity, retries, waiting, and what is shown of them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,105 +12,19 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from qbm_trio.core.errors import (
     DestinationConflict,
     DiskError,
-    JournalUnwritable,
     MustWait,
     QbittorrentError,
     SameStorage,
-    WrongState,
 )
-from qbm_trio.core.model import Job, JobId, JobState, Notification, OnConflict, Outcome, WaitReason
-from qbm_trio.tasks.jobs import Jobs
-from qbm_trio.tasks.queue import JobQueue
-from qbm_trio.tasks.waits import Waits
-from qbm_trio.tasks.workers import Running, Workers
-from tests.fakes.inline_journal import InlineJournal
-from tests.fakes.qbittorrent import FakeQbittorrent, away
-
-Work = Callable[[Running], Awaitable[Outcome | None]]
+from qbm_trio.core.model import JobId, JobState, Outcome, WaitReason
+from qbm_trio.tasks.workers import Running
+from tests.fakes.qbittorrent import away
+from tests.rig.workers import a_world, failing
 
 
-class World:
-    """Workers whose work the test writes. Time is virtual."""
-
-    def __init__(self, folder: Path, *, concurrency: int = 1) -> None:
-        journal = InlineJournal.open(folder)
-        assert isinstance(journal, InlineJournal)
-        self.journal = journal
-        self.jobs = Jobs(journal, JobQueue(100))
-        self.waits = Waits(self.jobs)
-        self.client = FakeQbittorrent()
-        self.begun: list[tuple[JobId, float]] = []
-        self.discarded: list[JobId] = []
-        self.work: Work = self.quick
-        self.discard: Callable[[JobId], Awaitable[None]] = self.drop
-        self.workers = Workers(
-            self.jobs,
-            self.waits,
-            self.client,
-            self._begin,
-            lambda job_id: self.discard(job_id),
-            concurrency=concurrency,
-            attempts_allowed=3,
-        )
-
-    async def _begin(self, running: Running) -> Outcome | None:
-        self.begun.append((running.job.id, trio.current_time()))
-        assert len(self.workers.running) <= self.workers.concurrency
-        return await self.work(running)
-
-    async def quick(self, _: Running) -> Outcome:
-        await trio.sleep(1)
-        return Outcome.TIERED
-
-    async def endless(self, _: Running) -> Outcome:
-        await trio.sleep_forever()
-        raise AssertionError
-
-    async def drop(self, job_id: JobId) -> None:
-        self.discarded.append(job_id)
-
-    async def accept(self, n: int, *, priority: int = 0) -> JobId:
-        return (await self.jobs.accept(Notification(hash=f"{n:040x}", priority=priority))).job.id
-
-    async def until(self, job_id: JobId, state: JobState) -> Job:
-        """The job, as soon as the journal has it in this state."""
-        while True:
-            changed = self.jobs.changed
-            job = await self.jobs.get(job_id)
-            if job.state is state:
-                return job
-            await changed.wait()
-
-
-def failing(*errors: Exception | None) -> Work:
-    """Work that meets one trouble after another, then goes well."""
-    troubles = list(errors)
-
-    async def work(_: Running) -> Outcome:
-        await trio.lowlevel.checkpoint()
-        if troubles and (trouble := troubles.pop(0)) is not None:
-            raise trouble
-        return Outcome.TIERED
-
-    return work
-
-
-@asynccontextmanager
-async def a_world(
-    folder: Path, *, concurrency: int = 1, reachable: bool = True
-) -> AsyncIterator[World]:
-    world = World(folder, concurrency=concurrency)
-    if reachable:
-        await world.client.version()
-    with trio.fail_after(10_000):  # virtual
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.waits.run)
-            await nursery.start(world.workers.run)
-            yield world
-            world.workers.drain_within(0)
-            nursery.cancel_scope.cancel()
-    assert world.workers.running == {}
-    world.journal.end()
+@pytest.fixture(autouse=True)
+def log_level(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
 
 
 # -- order and capacity -----------------------------------------------------
@@ -302,226 +214,6 @@ async def test_a_return_of_qbittorrent_during_the_commit_is_not_missed(
         assert trio.current_time() < 5
 
 
-# -- a journal that cannot be written ---------------------------------------
-
-
-@pytest.mark.parametrize("reachable", [True, False])
-async def test_a_job_taken_while_the_journal_refuses_is_handed_back_and_done_later(
-    autojump_clock: MockClock, tmp_path: Path, reachable: bool
-) -> None:
-    async with a_world(tmp_path, reachable=reachable, concurrency=2) as world:
-        world.work = world.endless
-        blockers = [await world.accept(n) for n in (1, 2)] if reachable else []
-        await wait_all_tasks_blocked()
-        world.work = world.quick
-        job_id = await world.accept(3)
-        for blocker in blockers:
-            await world.jobs.cancel(blocker)
-        world.journal.full = True
-        await trio.sleep(22)
-        assert [j for j, _ in world.begun] == blockers
-        await world.client.version()
-        world.journal.full = False
-        world.waits.wake(WaitReason.QBITTORRENT)
-        await world.until(job_id, JobState.DONE)
-        assert trio.current_time() <= 22 + 5 + 1
-
-
-@pytest.mark.parametrize("where", ["at the end", "in the middle", "failing", "waiting", "in group"])
-async def test_a_journal_that_refuses_while_a_job_runs_costs_a_second_attempt_and_no_job(
-    autojump_clock: MockClock, tmp_path: Path, where: str
-) -> None:
-    async def work(_: Running) -> Outcome:
-        world.journal.full = len(world.begun) == 1
-        if world.journal.full:
-            if where == "in the middle":
-                raise JournalUnwritable("no room")
-            if where == "in group":
-                raise ExceptionGroup("", [JournalUnwritable("no room")])
-            if where == "failing":
-                raise DestinationConflict("x")
-            if where == "waiting":
-                raise MustWait("x", reason=WaitReason.SPACE)
-        return Outcome.TIERED
-
-    async with a_world(tmp_path) as world:
-        world.work = work
-        job_id = await world.accept(1)
-        await trio.sleep(12)
-        assert len(world.begun) == 1
-        world.journal.full = False
-        done = await world.until(job_id, JobState.DONE)
-        assert [at for _, at in world.begun] == [0, 15]
-        assert done.attempts == 0
-        assert world.discarded == []
-
-
-# -- cancelling -------------------------------------------------------------
-
-
-async def test_a_cancelled_job_stops_at_once_and_its_partial_data_is_dropped(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    async with a_world(tmp_path) as world:
-        world.work = world.endless
-        job_id = await world.accept(1)
-        await wait_all_tasks_blocked()
-        assert list(world.workers.running) == [job_id]
-        await world.jobs.cancel(job_id)
-        await wait_all_tasks_blocked()
-        assert (world.discarded, world.workers.running) == ([job_id], {})
-        world.work = world.quick
-        await world.until(await world.accept(2), JobState.DONE)
-        assert (await world.jobs.get(job_id)).state is JobState.CANCELLED
-
-
-@pytest.mark.parametrize("trouble", [DiskError("x"), DestinationConflict("x"), WrongState("x")])
-async def test_a_job_that_fails_in_the_instant_it_is_cancelled_stays_cancelled(
-    autojump_clock: MockClock, tmp_path: Path, trouble: Exception
-) -> None:
-    """A thread that cannot be cancelled returns its error after the cancellation."""
-
-    async def work(running: Running) -> Outcome:
-        with trio.CancelScope(shield=True):
-            await world.jobs.cancel(running.job.id)
-        raise trouble
-
-    async with a_world(tmp_path) as world:
-        world.work = work
-        job_id = await world.accept(1)
-        await world.until(job_id, JobState.CANCELLED)
-        await wait_all_tasks_blocked()
-        assert (world.discarded, world.workers.running) == ([job_id], {})
-        world.work = world.quick
-        await world.until(await world.accept(2), JobState.DONE)
-
-
-@pytest.mark.parametrize("how", ["clear", "cancel"])
-async def test_a_job_that_ends_while_it_waits_leaves_no_partial_data(
-    autojump_clock: MockClock, tmp_path: Path, how: str
-) -> None:
-    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
-        nursery.start_soon(world.workers.sweep)
-        world.work = failing(MustWait("x", reason=WaitReason.TIER, delay_s=1e6))
-        waiting = await world.accept(1)
-        await world.until(waiting, JobState.WAITING)
-        world.work = world.endless
-        await world.accept(2)
-        untouched = await world.accept(3)
-        await wait_all_tasks_blocked()
-        if how == "clear":
-            assert await world.jobs.clear() == 2
-        else:
-            await world.jobs.cancel(waiting)
-            await world.jobs.cancel(untouched)
-        await wait_all_tasks_blocked()
-        assert world.discarded == [waiting]
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_retry_begins_only_after_the_cancelled_attempt_has_cleared_up(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    events: list[tuple[str, float]] = []
-
-    async def slow_to_stop(running: Running) -> Outcome:
-        events.append(("begun", trio.current_time()))
-        if len(events) > 1:
-            return Outcome.TIERED
-        try:
-            await trio.sleep_forever()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(0.4)  # a chunk of the copy
-        raise AssertionError
-
-    async def discard(job_id: JobId) -> None:
-        await trio.sleep(3)
-        events.append(("cleared up", trio.current_time()))
-
-    async with a_world(tmp_path, concurrency=3) as world:
-        world.work, world.discard = slow_to_stop, discard
-        job_id = await world.accept(1)
-        await wait_all_tasks_blocked()
-        await world.jobs.cancel(job_id)
-        await world.jobs.retry(job_id, on_conflict=OnConflict.FAIL)
-        await world.until(job_id, JobState.DONE)
-        assert events == [("begun", 0), ("cleared up", 3.4), ("begun", 3.4)]
-
-
-# -- drain ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("nursery_inside", [False, True])
-async def test_a_drain_starts_nothing_lets_short_jobs_end_and_interrupts_the_rest(
-    autojump_clock: MockClock, tmp_path: Path, nursery_inside: bool
-) -> None:
-    async def work(running: Running) -> Outcome:
-        if running.job.id == long:
-            if nursery_inside:  # a group of Cancelled comes out of it
-                async with trio.open_nursery() as inner:
-                    for _ in range(2):
-                        inner.start_soon(trio.sleep_forever)
-            await trio.sleep_forever()
-        await trio.sleep(20)
-        return Outcome.TIERED
-
-    world = World(tmp_path, concurrency=2)
-    await world.client.version()
-    world.work = work
-    long, short, queued = [await world.accept(n) for n in (1, 2, 3)]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(world.workers.run)
-        await wait_all_tasks_blocked()
-        world.workers.drain_within(30)
-    # Leaving the nursery proves that nothing runs; the clock, that it ended in time.
-    assert trio.current_time() == 30
-    assert [job_id for job_id, _ in world.begun] == [long, short]
-    states = {
-        j.id: (j.state, j.head) for j in await world.jobs.list(state=None, limit=9, after=None)
-    }
-    assert states == {
-        long: (JobState.QUEUED, True),
-        short: (JobState.DONE, False),
-        queued: (JobState.QUEUED, False),
-    }
-    assert world.discarded == [], "what was copied is there for the next start"
-    world.journal.end()
-
-
-async def test_a_drain_ends_in_time_though_the_journal_refuses(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    world = World(tmp_path)
-    await world.client.version()
-    world.work = world.endless
-    job_id = await world.accept(1)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(world.workers.run)
-        await wait_all_tasks_blocked()
-        world.journal.full = True
-        world.workers.drain_within(5)
-    assert trio.current_time() <= 6
-    world.journal.end()
-    # Start is recovery: what was not recorded is found.
-    after = World(tmp_path)
-    await after.jobs.recover()
-    found = after.jobs.of(job_id)
-    assert found is not None
-    assert (found.state, found.head) == (JobState.QUEUED, True)
-    after.journal.end()
-
-
-async def test_an_idle_service_drains_at_once(autojump_clock: MockClock, tmp_path: Path) -> None:
-    world = World(tmp_path)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(world.workers.run)
-        await wait_all_tasks_blocked()
-        world.workers.drain_within(30)
-    assert trio.current_time() == 0
-    world.journal.end()
-
-
 # -- what /status shows -----------------------------------------------------
 
 
@@ -542,8 +234,3 @@ async def test_rate_and_remaining_time_are_those_since_the_copy_began(
         shown = running.shown()
         assert (shown.bytes_per_second, shown.eta_s) == (20, 40)
         assert (shown.id, shown.hash, shown.kind) == (job_id, f"{1:040x}", "tiering")
-
-
-@pytest.fixture(autouse=True)
-def log_level(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
