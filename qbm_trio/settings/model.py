@@ -140,7 +140,10 @@ class Settings(BaseSettings):
     )
 
     http_enabled: bool = _setting(
-        True, "Serve HTTP. With `false` the service works from its own look at qBittorrent", _BOOL
+        True,
+        "Serve HTTP. With `false` no torrent is heard of: only what the journal holds is done"
+        " (a later version finds finished torrents by itself)",
+        _BOOL,
     )
     http_host: BindHost = _setting(
         "127.0.0.1", "Address to listen on; `0.0.0.0` for every network", "an address or a name"
