@@ -23,7 +23,7 @@ class CopyFile:
     size_bytes: int
     mtime_ns: int | None  #: as published, or about to be
     ours: bool  #: put there by this service, not found there and adopted
-    inode: int | None = None  #: with ``mtime_ns`` it tells our file, once begun, from another
+    inode: int | None = None  #: by `inode_of`; tells our file, once begun, from another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,11 @@ class Copy:
     size_bytes: int
     begun_at: float
     published_at: float | None
+
+
+def recorded_inode(inode: int) -> int:
+    """An inode as it is kept: pools use all 64 bits, SQLite's integers hold 63."""
+    return inode & (2**63 - 1)
 
 
 def find(connection: sqlite3.Connection, torrent_id: TorrentId) -> Copy | None:

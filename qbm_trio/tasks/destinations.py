@@ -19,7 +19,7 @@ from ..adapters.copying import CopyItem, identical
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen
 from ..core.errors import DestinationConflict, SameStorage
-from ..core.model import Job, OnConflict, WaitReason
+from ..core.model import Job, OnConflict, Verification, WaitReason
 from ..core.placement import PlannedFile
 from .planning import Plan
 from .tiers import Tiers
@@ -35,6 +35,7 @@ class Destinations:
         tiers: Tiers,
         limiter: trio.CapacityLimiter,
         computing: trio.CapacityLimiter,
+        verification: Verification,
         nice: int,
     ) -> None:
         """``limiter`` is for the threads that read, ``computing`` for those of `compute`."""
@@ -42,7 +43,34 @@ class Destinations:
         self._tiers = tiers
         self._limiter = limiter
         self._computing = computing
+        self._verification = verification
         self._nice = nice
+
+    async def published_unchanged(self, job: Job, plan: Plan, seen: Sequence[Seen]) -> bool:
+        """Whether this very job has published all wanted files, and none was touched since.
+
+        Then nothing need be read again: a try before this one has proved the copy, and
+        only its tags are missing. Size, time and inode say that no file was touched.
+        Another job of the same torrent is a wish to have it compared.
+        """
+        copy = plan.copy
+        if (
+            copy is None
+            or copy.published_at is None
+            or copy.job_id != job.id
+            or copy.verification is not self._verification
+        ):
+            return False
+        recorded = await self._journal.do(partial(journal_copies.files, torrent_id=copy.torrent_id))
+
+        def unchanged() -> bool:
+            wanted = [f for f in plan.files if f.wanted]
+            return len(recorded) == len(wanted) and all(
+                _unchanged(file, record, seen[file.index])
+                for file, record in zip(wanted, recorded, strict=True)
+            )
+
+        return await compute(unchanged, limiter=self._computing)
 
     async def judge(
         self, job: Job, plan: Plan, seen: Sequence[Seen]
@@ -112,6 +140,18 @@ class Destinations:
                 f"{' (another torrent has it, too)' if others else ''}; move it away, or "
                 'retry the job with {"on_conflict": "set_aside"}'
             )
+
+
+def _unchanged(file: PlannedFile, record: journal_copies.CopyFile, seen: Seen) -> bool:
+    there = seen.there
+    return (
+        there is not None
+        and not seen.same_file
+        and (record.index, record.path) == (file.index, str(file.on_hdd))
+        and (record.size_bytes, record.mtime_ns) == (there.st_size, there.st_mtime_ns)
+        and record.size_bytes == file.size_bytes
+        and record.inode in (None, journal_copies.recorded_inode(there.st_ino))
+    )
 
 
 def items_of(

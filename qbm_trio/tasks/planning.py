@@ -57,7 +57,12 @@ class Plan:
     destination: PurePosixPath  #: folder below the HDD base
     shown_destination: str  #: the file, or the top folder, that the user will find on the HDD
     save_root: str  #: as qBittorrent sees it
-    published_before: bool  #: the journal has a published copy of it
+    copy: journal_copies.Copy | None  #: what the journal has of it, begun or published
+
+    @property
+    def published_before(self) -> bool:
+        """Whether the journal has a published copy of it."""
+        return self.copy is not None and self.copy.published_at is not None
 
 
 class Planner:
@@ -199,7 +204,7 @@ class Planner:
                 destination=destination,
                 shown_destination=_shown(planned, destination),
                 save_root=root,
-                published_before=copy is not None and copy.published_at is not None,
+                copy=copy,
             )
 
         return await compute(draft, limiter=self._computing)

@@ -2,7 +2,7 @@
 
 Every phase is in the journal before it begins, and every phase may be done again
 from its start: a job that was interrupted anywhere begins anew, and finds what is
-published already by its hashes.
+published already by its hashes, or, if it published it itself, by the journal.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class Tiering:
             tiers=tiers,
             limiter=self._copies,
             computing=self._computing,
+            verification=policy.copy_options.verification,
             nice=policy.copy_options.nice,
         )
         self._planner = Planner(
@@ -198,6 +199,10 @@ class Tiering:
         seen = await look(
             self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
         )
+        if await self._destinations.published_unchanged(running.job, plan, seen):
+            log.info("published before and unchanged since: only the tags are left")
+            await self._drop_staging(running.job.id)
+            return
         await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
         await self._require_room(running, plan, seen)
         adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
@@ -383,15 +388,14 @@ def _entry(
     plan: Plan, seen: Sequence[Seen], item: CopyItem, report: CopyReport
 ) -> journal_copies.CopyFile:
     """What the journal keeps of one file: as it was written, or as it was found."""
-    # Pools use all 64 bits for their inodes; SQLite's integers hold 63.
-    mask = 2**63 - 1
     written, there = report.files.get(item.index), seen[item.index].there
     found = there if item.published is not None else None
+    inode = written.inode if written else found.st_ino if found else None
     return journal_copies.CopyFile(
         index=item.index,
         path=str(plan.files[item.index].on_hdd),
         size_bytes=item.size_bytes,
         mtime_ns=written.mtime_ns if written else found.st_mtime_ns if found else None,
         ours=item.staged is not None,
-        inode=written.inode & mask if written else found.st_ino & mask if found else None,
+        inode=None if inode is None else journal_copies.recorded_inode(inode),
     )

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from qbm_trio.adapters.copying import copy_and_verify
-from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, Phase
+from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, Phase, WaitReason
+from qbm_trio.tasks.tiering import Tiering
 from tests.rig.inside import Inside, condition, inside, put, tags
 from tests.rig.qbt import Qbt, running
 from tests.rig.service import serving
@@ -179,6 +180,37 @@ async def test_the_same_torrent_twice_is_copied_once(qbt: Qbt, tmp_path: Path) -
         overview = await service.service.observer.overview()
         assert overview.statistics["bytes_copied"] == 90_000
         assert overview.statistics["torrents_processed"] == 2
+
+
+async def test_qbittorrent_that_goes_away_before_the_tags_does_not_have_the_copy_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 16_000_000
+
+    def bytes_read() -> int:
+        """By this process, in all its threads."""
+        line = Path("/proc/self/io").read_text().splitlines()[0]
+        return int(line.removeprefix("rchar:"))
+
+    real = Tiering._tag
+    with running(tmp_path / "qbt") as qbt:
+
+        async def without_qbittorrent(*arguments: Any, **more: Any) -> None:
+            monkeypatch.undo()
+            await trio.to_thread.run_sync(qbt.stop)
+            await real(*arguments, **more)
+
+        async with inside(tmp_path, qbt.url) as service:
+            torrent = put(qbt, service.ssd, "Untagged", size)
+            monkeypatch.setattr(Tiering, "_tag", without_qbittorrent)
+            job = await service.waits(await service.notify(torrent.id))
+            assert (job.bytes_copied, job.wait_reason) == (size, WaitReason.QBITTORRENT)
+            before = bytes_read()
+            await trio.to_thread.run_sync(qbt.start)
+            job = await service.ended(job.id)
+            assert (job.outcome, job.bytes_copied) == (Outcome.TIERED, size), job.error
+            assert bytes_read() - before < size / 4
+            assert tags(qbt, torrent.id) == {"ssd", "hdd"}
 
 
 # -- over HTTP, as a process -----------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +18,7 @@ from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.adapters.disk import DiskSpace
 from qbm_trio.adapters.publishing import publish
 from qbm_trio.core.errors import DiskError
-from qbm_trio.core.model import JobState, Outcome, TorrentId, WaitReason
+from qbm_trio.core.model import Job, JobState, Outcome, TorrentId, Verification, WaitReason
 from qbm_trio.tasks.destinations import Destinations
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, condition, inside, make
@@ -133,28 +135,157 @@ async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[int]] = {}
-
-    def watch(module: str, name: str) -> None:
-        real = getattr(import_module(f"qbm_trio.tasks.{module}"), name)
-
-        def watched(*arguments: Any, **more: Any) -> Any:
-            seen.setdefault(name, set()).add(threading.get_ident())
-            return real(*arguments, **more)
-
-        monkeypatch.setattr(f"qbm_trio.tasks.{module}.{name}", watched)
-
-    watch("planning", "save_root")
-    watch("planning", "plan_files")
-    watch("planning", "_shown")
-    watch("destinations", "items_of")
-    watch("tiering", "items_of")
-    watch("tiering", "_entry")
-    watch("tiering", "PublishItem")
+    for module, name in (
+        ("planning", "save_root"),
+        ("planning", "plan_files"),
+        ("planning", "_shown"),
+        ("destinations", "items_of"),
+        ("tiering", "items_of"),
+        ("tiering", "_entry"),
+        ("tiering", "PublishItem"),
+    ):
+        watch_calls(
+            monkeypatch,
+            module,
+            name,
+            lambda name: seen.setdefault(name, set()).add(threading.get_ident()),
+        )
     fake = FakeQbittorrent()
     async with inside(tmp_path, client=fake) as service:
         assert (await service.tier(add(fake, service, "T"))).outcome is Outcome.TIERED
     assert len(seen) == 6
     assert threading.get_ident() not in set().union(*seen.values())
+
+
+# -- only the tags are left ------------------------------------------------------------
+
+
+@asynccontextmanager
+async def untagged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **env: str
+) -> AsyncIterator[tuple[Inside, Job, list[str]]]:
+    """A job that has published all and waits, since qBittorrent went away before the tags.
+
+    Gives what reads the HDD after that, as it is called.
+    """
+    fake = FakeQbittorrent()
+    broken = True
+
+    async def before(name: str) -> None:
+        if name == "add_tags" and broken:
+            fake.failures = [away()]
+
+    async with inside(tmp_path, client=fake, **env) as service:
+        id_ = add(fake, service, "T")
+        fake.before = before
+        job = await service.waits(await service.notify(id_))
+        assert job.bytes_copied == 60_000
+        await service.until(job.id, lambda _: job.id in service.service.waits._deadlines)
+        broken = False
+        reads: list[str] = []
+        for module, name in (("destinations", "identical"), ("tiering", "copy_and_verify")):
+            watch_calls(monkeypatch, module, name, lambda name: reads.append(name))
+        yield service, job, reads
+        job = await service.ended(job.id)
+        assert job.outcome is Outcome.TIERED, job.error
+        assert fake.tags(TorrentId(id_)) == {"ssd", "hdd"}
+        assert service.staging() == []
+
+
+def watch_calls(
+    monkeypatch: pytest.MonkeyPatch, module: str, name: str, note: Callable[[str], object]
+) -> None:
+    """Have ``note`` called with the name before each call of a function in ``tasks``."""
+    real = getattr(import_module(f"qbm_trio.tasks.{module}"), name)
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        note(name)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(f"qbm_trio.tasks.{module}.{name}", watched)
+
+
+async def test_a_failed_tag_call_does_not_have_the_copy_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with untagged(tmp_path, monkeypatch) as (service, job, reads):
+        (service.hdd / f".qbm-staging/{service.service.tiers.instance_id}/{job.id}").mkdir(
+            parents=True  # as when it was killed before its staging was gone
+        )
+        service.wake_all()
+        await service.ended(job.id)
+        assert reads == []
+        assert (await service.service.jobs.get(job.id)).bytes_copied == 60_000
+
+
+@pytest.mark.parametrize("change", ["time", "content", "replaced", "missing", "never recorded"])
+async def test_what_was_changed_between_publishing_and_tagging_is_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    async with untagged(tmp_path, monkeypatch) as (service, job, reads):
+        place = service.hdd / "T/b"
+        status, right = place.stat(), place.read_bytes()
+        if change == "time":
+            os.utime(place, ns=(1, status.st_mtime_ns + 1))
+        elif change == "content":
+            place.write_bytes(bytes(20_000))
+        elif change == "replaced":
+            other = place.with_name("other")
+            other.write_bytes(bytes(20_000))
+            os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+            other.rename(place)
+        elif change == "missing":
+            place.unlink()
+        else:
+            await service.journal.do(lambda db: db.execute("UPDATE copies SET published_at = NULL"))
+        service.wake_all()
+        await service.ended(job.id)
+        assert "copy_and_verify" in reads
+        assert "identical" in reads
+        assert place.read_bytes() == right
+
+
+async def test_another_job_of_the_torrent_has_it_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with untagged(tmp_path, monkeypatch) as (service, job, reads):
+        await service.journal.do(lambda db: db.execute("UPDATE copies SET job_id = 'another'"))
+        service.wake_all()
+        await service.ended(job.id)
+        assert "identical" in reads
+
+
+async def test_a_copy_proved_in_another_way_than_is_asked_for_now_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with untagged(tmp_path, monkeypatch, VERIFICATION="size") as (service, job, reads):
+        service.service.tiering._destinations._verification = Verification.PIECES
+        service.wake_all()
+        await service.ended(job.id)
+        assert "identical" in reads
+
+
+async def test_a_file_wanted_since_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = TorrentId(add(fake, service, "T"))
+        fake.change_file(id_, 1, priority=0)
+        fake.before = partial(_away_at_tags, fake)
+        job = await service.waits(await service.notify(id_))
+        assert service.contents().keys() == {"T/a"}
+        fake.change_file(id_, 1, priority=1)
+        fake.before = None
+        await service.until(job.id, lambda _: job.id in service.service.waits._deadlines)
+        service.wake_all()
+        assert (await service.ended(job.id)).outcome is Outcome.TIERED
+        assert service.contents().keys() == {"T/a", "T/b"}
+
+
+async def _away_at_tags(fake: FakeQbittorrent, name: str) -> None:
+    if name == "add_tags":
+        fake.failures = [away()]
 
 
 # -- the disk goes away at the worst moment --------------------------------------------
