@@ -371,8 +371,9 @@ class Tiering:
         if self._policy.tags is None:
             return
         ssd, hdd = self._policy.tags
-        missing = {hdd, *((ssd,) if on_ssd else ())} - torrent.tags
-        await self._client.add_tags(torrent.id, missing)
+        right = {ssd, hdd} if on_ssd else {hdd}
+        await self._client.add_tags(torrent.id, right - torrent.tags)
+        await self._client.remove_tags(torrent.id, ({ssd, hdd} - right) & torrent.tags)
 
     async def _compute(self, call: Callable[[], T]) -> T:
         return await compute(call, limiter=self._computing)

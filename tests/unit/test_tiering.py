@@ -44,6 +44,49 @@ async def test_a_job_is_four_calls_and_three_when_the_tags_are_there(tmp_path: P
             assert names == ["torrent", "files", "export", *last]
 
 
+@pytest.mark.parametrize(
+    ("tags", "changes"),
+    [
+        ({"mine"}, [("add_tags", "hdd")]),
+        ({"ssd", "mine"}, [("add_tags", "hdd"), ("remove_tags", "ssd")]),
+        ({"ssd", "hdd", "mine"}, [("remove_tags", "ssd")]),
+        ({"hdd", "mine"}, []),
+    ],
+)
+async def test_a_torrent_on_the_hdd_keeps_no_tag_of_the_ssd_in_three_calls_at_most(
+    tmp_path: Path, tags: set[str], changes: list[tuple[str, str]]
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        made = make(service.hdd, "T", FILES)
+        id_ = fake.add(made.data, save_path=str(service.hdd))
+        fake.change(id_, tags=frozenset(tags))
+        assert (await service.tier(id_)).outcome is Outcome.ALREADY_ON_HDD
+        assert fake.tags(id_) == {"hdd", "mine"}
+        calls = [call for call in fake.calls if call[0] != "version"]
+        assert calls == [("torrent", id_), *((name, id_, tag) for name, tag in changes)]
+
+
+async def test_a_stale_tag_that_could_not_be_removed_is_removed_at_the_next_try(
+    tmp_path: Path,
+) -> None:
+    fake = FakeQbittorrent()
+
+    async def before(name: str) -> None:
+        if name == "remove_tags":
+            fake.before = None
+            fake.failures = [away()]
+
+    async with inside(tmp_path, client=fake) as service:
+        made = make(service.hdd, "T", FILES)
+        id_ = fake.add(made.data, save_path=str(service.hdd))
+        fake.change(id_, tags=frozenset({"ssd"}))
+        fake.before = before
+        job = await service.ended(await service.notify(id_))  # woken by the next good call
+        assert (job.outcome, job.attempts) == (Outcome.ALREADY_ON_HDD, 0)
+        assert fake.tags(id_) == {"hdd"}
+
+
 @pytest.mark.parametrize("call", ["torrent", "files", "export", "add_tags"])
 async def test_qbittorrent_away_at_any_call_is_waited_for_and_counts_as_no_failure(
     tmp_path: Path, call: str
