@@ -17,7 +17,6 @@ from ..core.errors import DiskError, MustWait, SameStorage
 from ..core.model import WaitReason
 from . import disk_calls
 from .disk_errors import read_error, read_only, write_error
-from .disk_paths import resolve_beneath
 
 __all__ = [
     "MARKER_NAME",
@@ -31,7 +30,6 @@ __all__ = [
     "raise_open_files_limit",
     "read_marker",
     "remove_old_probes",
-    "resolve_beneath",
     "same_file_system",
     "stopped_by_error",
 ]

@@ -50,7 +50,6 @@ class WaitReason(StrEnum):
     NOT_READY = "not_ready"  #: the torrent is moving, checking or incomplete
     UNKNOWN_TORRENT = "unknown_torrent"  #: qBittorrent does not know the hash (yet)
     TIER = "tier"  #: a tier is not mounted, read-only, or an alias of the other
-    DRY_RUN = "dry_run"
 
 
 class Outcome(StrEnum):

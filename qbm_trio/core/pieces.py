@@ -62,11 +62,6 @@ class Metainfo:
         return TorrentId((self.infohash_v2 or self.infohash_v1 or "")[:40])
 
     @property
-    def content_files(self) -> tuple[MetaFile, ...]:
-        """The files without padding; the n-th is qBittorrent's index n."""
-        return tuple(f for f in self.files if not f.pad)
-
-    @property
     def stream_bytes(self) -> int:
         """The length of the version 1 stream, padding included."""
         return self.files[-1].offset_bytes + self.files[-1].size_bytes if self.files else 0
@@ -100,15 +95,6 @@ def v1_piece_range(metainfo: Metainfo, piece: int) -> tuple[int, int]:
 def v1_segments(metainfo: Metainfo, piece: int) -> tuple[Segment, ...]:
     """The runs of bytes that make a version 1 piece, in order; empty files are left out."""
     return tuple(_segments_between(metainfo, *v1_piece_range(metainfo, piece)))
-
-
-def v1_pieces_of(metainfo: Metainfo, file: MetaFile) -> range:
-    """The version 1 pieces that hold a byte of ``file``."""
-    if not file.size_bytes or not metainfo.v1_hashes:
-        return range(0)
-    first = file.offset_bytes // metainfo.piece_length
-    last = (file.offset_bytes + file.size_bytes - 1) // metainfo.piece_length
-    return range(first, last + 1)
 
 
 def v2_segment(metainfo: Metainfo, position: int, piece: int) -> Segment:

@@ -250,7 +250,7 @@ async def test_looking_for_an_alias_removes_what_a_crash_left(tiers: tuple[Path,
 @pytest.mark.parametrize("bad", ["/etc/passwd", "..", "a/../../x", "nul\0"])
 def test_a_name_that_could_leave_the_tier_is_refused(tmp_path: Path, bad: str) -> None:
     with pytest.raises(UnsafePath):
-        disk.resolve_beneath(tmp_path, bad)
+        disk_paths.resolve_beneath(tmp_path, bad)
 
 
 def test_links_are_followed_only_below_the_root(tmp_path: Path) -> None:
@@ -262,13 +262,13 @@ def test_links_are_followed_only_below_the_root(tmp_path: Path) -> None:
     (root / "up").symlink_to("..")
     alias = tmp_path / "alias"
     alias.symlink_to(root)
-    assert disk.resolve_beneath(root, "in/f") == root / "real" / "f"
-    assert disk.resolve_beneath(alias, "absent/f") == root / "absent" / "f"
-    assert disk.resolve_beneath(root, ".") == root
-    assert disk.resolve_beneath(Path("/"), "etc") == Path("/etc")
+    assert disk_paths.resolve_beneath(root, "in/f") == root / "real" / "f"
+    assert disk_paths.resolve_beneath(alias, "absent/f") == root / "absent" / "f"
+    assert disk_paths.resolve_beneath(root, ".") == root
+    assert disk_paths.resolve_beneath(Path("/"), "etc") == Path("/etc")
     for bad in ("out/f", "up/x", "up"):
         with pytest.raises(UnsafePath, match="symbolic link"):
-            disk.resolve_beneath(root, bad)
+            disk_paths.resolve_beneath(root, bad)
 
 
 def test_a_folder_replaced_by_a_link_after_its_path_was_proven_is_refused(

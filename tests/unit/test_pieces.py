@@ -18,7 +18,6 @@ from qbm_trio.core.pieces import (
     Role,
     merkle_root,
     plan_spans,
-    v1_pieces_of,
     v1_segments,
     v2_piece_hash,
     zero_hash,
@@ -96,18 +95,13 @@ def test_the_segments_of_all_pieces_make_up_the_stream(
         assert all(s.size_bytes for s in v1_segments(meta, piece))
 
 
-@given(torrents())
-def test_the_pieces_of_a_file_are_those_with_a_segment_in_it(
-    case: tuple[Metainfo, list[bytes], list[Role]],
-) -> None:
-    meta, _, _ = case
-    for position, file in enumerate(meta.files):
-        holding = [
-            piece
-            for piece in range(meta.v1_piece_count)
-            if any(s.position == position for s in v1_segments(meta, piece))
-        ]
-        assert list(v1_pieces_of(meta, file)) == holding
+def pieces_of(meta: Metainfo, position: int) -> list[int]:
+    """The version 1 pieces that hold a byte of a file."""
+    return [
+        piece
+        for piece in range(meta.v1_piece_count)
+        if any(s.position == position for s in v1_segments(meta, piece))
+    ]
 
 
 @given(torrents(), st.integers(1, 9))
@@ -145,7 +139,7 @@ def test_every_copied_byte_is_hashed_or_its_piece_is_named_as_unseen(
         piece
         for position, role in enumerate(roles)
         if role is Role.COPY
-        for piece in v1_pieces_of(meta, meta.files[position])
+        for piece in pieces_of(meta, position)
     }
     with_gap = {
         piece
