@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import signal
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.text import Text
@@ -20,6 +18,7 @@ from scripts.benchmarks.machine import MIB, Places, describe, file_system, place
 from scripts.benchmarks.model import BenchFailed, Row, Target
 from scripts.benchmarks.torrents import Content, many_files, one_file
 from scripts.rig.qbt import Qbt, running
+from scripts.rig.signals import ignore_signals, leave_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("copy", "small", "notify", "memory", "start")
@@ -197,8 +196,7 @@ def main(arguments: list[str]) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=190)
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _leave)
+    leave_on_signals()
     # As the service does at its start.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -211,9 +209,7 @@ def main(arguments: list[str]) -> int:
                 report.print_machine(console, machine)
                 rows = Bench(console, where, sizes, stack).run(options.only)
             finally:
-                # A second Ctrl-C must not stop the cleaning.
-                for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(signum, signal.SIG_IGN)
+                ignore_signals()
     except KeyboardInterrupt:
         console.print("\nStopped. Everything is cleaned up.")
         return 130
@@ -263,11 +259,6 @@ def _parts(text: str) -> tuple[str, ...]:
     if unknown := set(chosen) - set(PARTS):
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {PARTS}")
     return chosen
-
-
-def _leave(signum: int, frame: FrameType | None) -> None:
-    del frame
-    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -20,7 +19,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from hashlib import file_digest
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +29,7 @@ from scripts.rig.making import Sample, make
 from scripts.rig.qbt import Qbt, free_port, running
 from scripts.rig.screen import WIDE_COLUMNS, Landed, Row, Screen, landed_table
 from scripts.rig.service import DemoFailed, Service, wait_for
+from scripts.rig.signals import ignore_signals, leave_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "examples" / "qbittorrent-notification.sh"
@@ -306,19 +305,16 @@ def main(arguments: list[str]) -> int:
     if not HOOK.is_file():
         print(f"scripts/demo: {HOOK} is missing", file=sys.stderr)
         return 1
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _leave)
+    leave_on_signals()
 
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="qbm-demo-"))
     try:
         with ExitStack() as stack:
-            # A second Ctrl-C must not stop the cleaning.
             try:
                 run(folder, console, stack)
             finally:
-                for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                    signal.signal(signum, signal.SIG_IGN)
+                ignore_signals()
     except KeyboardInterrupt:
         console.print("\nStopped.")
         return 130
@@ -344,11 +340,6 @@ def clean_up(folder: Path, console: Console, *, keep: bool) -> None:
         console.print(Text(f"{'Kept' if keep else 'Could not be removed'}: {folder}"))
     else:
         console.print("Everything is cleaned up.")
-
-
-def _leave(signum: int, frame: FrameType | None) -> None:
-    del frame
-    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

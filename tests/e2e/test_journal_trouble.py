@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -86,6 +86,22 @@ def known(service: Service) -> dict[str, str]:
             return found
 
 
+def assert_kept(service: Service, accepted: dict[str, str], refused: Sequence[str] = ()) -> None:
+    """Every accepted notification is a job under its own id; no refused one is a job."""
+    jobs = known(service)
+    assert {h: jobs.get(h) for h in accepted} == accepted
+    assert not set(jobs) & set(refused)
+
+
+def begin_copy(service: Service, library: Library) -> str:
+    """Start the service and a copy of 9 MB; give the id of its job, which runs."""
+    torrent = library.one("Film.mkv", 9_000_000)
+    service.start()
+    job_id = str(service.notify(torrent.id).json()["queue_id"])
+    service.wait_for(lambda: service.http.get("/status").json()["processes"], "it runs")
+    return job_id
+
+
 def test_a_full_disk_refuses_notifications_and_loses_none_that_it_accepted(
     tmp_path: Path,
 ) -> None:
@@ -127,9 +143,7 @@ def test_a_full_disk_refuses_notifications_and_loses_none_that_it_accepted(
         job = service.wait_for_job(running, "done", "failed")
         assert (job["state"], job["outcome"]) == ("done", "tiered")
         library.assert_tiered()
-        jobs = known(service)
-        assert {h: jobs.get(h) for h in accepted} == accepted
-        assert not set(jobs) & set(refused)
+        assert_kept(service, accepted, refused)
         again = service.notify(refused[0])
         assert (again.status_code, again.json().get("duplicate")) == (202, None)
         assert "Traceback" not in service.output()
@@ -138,10 +152,7 @@ def test_a_full_disk_refuses_notifications_and_loses_none_that_it_accepted(
 def test_a_kill_while_the_disk_is_full_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
     env = {"COPY_RATE_LIMIT_MB_S": "3", "MAX_CONCURRENT_PROCESSES": "1"}
     with small_state(tmp_path, **env) as (service, library):
-        torrent = library.one("Film.mkv", 9_000_000)
-        service.start()
-        running = service.notify(torrent.id).json()["queue_id"]
-        service.wait_for(lambda: service.http.get("/status").json()["processes"], "it runs")
+        running = begin_copy(service, library)
         ballast = fill(service)
         accepted, refused = notify_until_refused(service)
         service.kill()
@@ -150,9 +161,7 @@ def test_a_kill_while_the_disk_is_full_loses_nothing_that_was_accepted(tmp_path:
         service.start()
         job = service.wait_for_job(running, "done", "failed")
         assert (job["state"], job["outcome"]) == ("done", "tiered")
-        jobs = known(service)
-        assert {h: jobs.get(h) for h in accepted} == accepted
-        assert not set(jobs) & set(refused)
+        assert_kept(service, accepted, refused)
         library.assert_tiered()
 
 
@@ -163,10 +172,7 @@ def test_a_start_on_a_full_disk_says_why_and_what_is_safe_and_loses_nothing(
         service,
         library,
     ):
-        torrent = library.one("Film.mkv", 9_000_000)
-        service.start()
-        service.notify(torrent.id)
-        service.wait_for(lambda: service.http.get("/status").json()["processes"], "it runs")
+        begin_copy(service, library)
         hashes = [f"{n:040x}" for n in range(1, 50)]
         accepted = {hash_: service.notify(hash_).json()["queue_id"] for hash_ in hashes}
         service.kill()
@@ -185,17 +191,13 @@ def test_a_start_on_a_full_disk_says_why_and_what_is_safe_and_loses_nothing(
             assert wrong not in service.output_of_run()
         ballast.unlink()
         service.start()
-        jobs = known(service)
-        assert {h: jobs.get(h) for h in accepted} == accepted
+        assert_kept(service, accepted)
 
 
 def test_a_drain_on_a_full_disk_ends_in_time_and_loses_nothing(tmp_path: Path) -> None:
     env = {"COPY_RATE_LIMIT_MB_S": "1", "MAX_CONCURRENT_PROCESSES": "1"}
     with small_state(tmp_path, **env) as (service, library):
-        torrent = library.one("Film.mkv", 9_000_000)
-        service.start()
-        running = service.notify(torrent.id).json()["queue_id"]
-        service.wait_for(lambda: service.http.get("/status").json()["processes"], "it runs")
+        running = begin_copy(service, library)
         ballast = fill(service)
         accepted, _ = notify_until_refused(service)
         assert service.stop() == 0, service.output()
@@ -205,8 +207,7 @@ def test_a_drain_on_a_full_disk_ends_in_time_and_loses_nothing(tmp_path: Path) -
         del service.env["COPY_RATE_LIMIT_MB_S"]
         service.start()
         assert service.wait_for_job(running, "done", "failed")["outcome"] == "tiered"
-        jobs = known(service)
-        assert {h: jobs.get(h) for h in accepted} == accepted
+        assert_kept(service, accepted)
 
 
 def test_markers_that_cannot_be_recorded_now_are_recorded_later(tmp_path: Path) -> None:

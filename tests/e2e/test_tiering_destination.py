@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,17 +11,11 @@ from qbm_trio.adapters import journal_copies
 from qbm_trio.adapters.publishing import publish
 from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome
 from tests.rig.inside import Inside, inside, put, tags
-from tests.rig.qbt import Qbt, running
+from tests.rig.qbt import Qbt
 
 pytestmark = pytest.mark.qbittorrent
 
 FILES = {"a": 40_000, "b": 30_000, "c": 20_000}
-
-
-@pytest.fixture(scope="module")
-def qbt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
-    with running(tmp_path_factory.mktemp("qbt")) as running_one:
-        yield running_one
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:

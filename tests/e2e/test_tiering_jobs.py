@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,6 @@ from tests.rig.service import serving
 pytestmark = pytest.mark.qbittorrent
 
 FILES = {"a": 40_000, "b": 30_000, "c": 20_000}
-
-
-@pytest.fixture(scope="module")
-def qbt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
-    with running(tmp_path_factory.mktemp("qbt")) as running_one:
-        yield running_one
 
 
 @asynccontextmanager

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qbm_trio.core.model import JobState, Outcome
 from tests.rig.inside import give, inside, make, put, tags
-from tests.rig.qbt import Qbt, running
+from tests.rig.qbt import Qbt
 from tests.rig.torrents import Version
 
 pytestmark = pytest.mark.qbittorrent
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 TREE = {"a.bin": 70_000, "sub/b.bin": 50_001, "empty": 0, "sub/deep/c.bin": 1, "z.bin": 16_384}
-
-
-@pytest.fixture(scope="module")
-def qbt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
-    with running(tmp_path_factory.mktemp("qbt")) as running_one:
-        yield running_one
 
 
 @pytest.mark.parametrize(

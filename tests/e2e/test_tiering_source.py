@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,19 +16,13 @@ from qbm_trio.core.model import JobState, Outcome, WaitReason
 from qbm_trio.tasks import planning
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, give, inside, make, put, tags
-from tests.rig.qbt import Qbt, running
+from tests.rig.qbt import Qbt
 from tests.rig.torrents import Version
 
 pytestmark = pytest.mark.qbittorrent
 
 DOWNLOADING = {"stalledDL", "downloading"}
 FILES = {"a": 40_000, "b": 30_000, "c": 20_000}
-
-
-@pytest.fixture(scope="module")
-def qbt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
-    with running(tmp_path_factory.mktemp("qbt")) as running_one:
-        yield running_one
 
 
 def nothing_was_written(service: Inside) -> bool:

@@ -19,7 +19,7 @@ from qbm_trio.core.model import Job, JobState, Outcome, WaitReason
 from qbm_trio.tasks import tiers
 from tests.rig.inside import Inside, condition, inside, put, tags
 from tests.rig.mounts import bound, is_mounted, mount, mounted, run, unmount
-from tests.rig.qbt import Qbt, running
+from tests.rig.qbt import Qbt
 from tests.rig.service import serving
 
 pytestmark = [
@@ -28,12 +28,6 @@ pytestmark = [
 ]
 
 MARKER = ".qbm-tier"
-
-
-@pytest.fixture(scope="module")
-def qbt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
-    with running(tmp_path_factory.mktemp("qbt")) as running_one:
-        yield running_one
 
 
 @pytest.fixture(autouse=True)
