@@ -22,18 +22,6 @@ from .jobs import Jobs
 from .tiers import Tiers
 from .workers import Workers
 
-COUNTERS = (
-    "torrents_processed",
-    "torrents_failed",
-    "bytes_copied",
-    "bytes_verified",
-    "torrents_relocated",
-    "bytes_freed",
-    "space_management_runs",
-    "api_requests",
-    "jobs_recovered",
-)
-
 
 class Observer:
     """Answers ``/health`` and ``/status``."""
@@ -107,7 +95,7 @@ class Observer:
             hdd=hdd,
             threshold_bytes=self._threshold_bytes,
             target_bytes=self._target_bytes,
-            statistics={name: counters.get(name, 0) for name in COUNTERS},
+            statistics=counters,
             recent=tuple(recent),
         )
 

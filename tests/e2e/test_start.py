@@ -5,11 +5,11 @@ Real qBittorrent, real service.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig.library import Library, snapshot, stage
+from tests.rig.mounts import mounted
 from tests.rig.qbt import PASSWORD, free_port, running
 from tests.rig.service import Service
 from tests.rig.wires import Counting
@@ -117,17 +118,10 @@ def test_a_state_directory_that_cannot_be_made_is_said(service: Service) -> None
 
 def test_a_state_directory_that_cannot_be_written_is_said(service: Service) -> None:
     """Root may write anywhere but to a file system that is read-only."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", str(service.state)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("needs root, to mount a tmpfs")
-    try:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    with mounted(service.state, options="ro"):
         line = refusal(service, 2)
-    finally:
-        subprocess.run(["umount", str(service.state)], check=True)
     assert f"STATE_DIR: {service.state} is not writable" in line
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from qbm_trio.adapters import journal_jobs as ops
-from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import Draining, JournalUnwritable, NoSuchJob, QueueFull, WrongState
 from qbm_trio.core.lifecycle import IllegalMove
 from qbm_trio.core.model import (
@@ -30,6 +30,8 @@ from qbm_trio.core.model import (
 from qbm_trio.tasks.jobs import Accepted, Jobs
 from qbm_trio.tasks.queue import JobQueue
 from tests.fakes.inline_journal import InlineJournal
+from tests.rig.journals import running
+from tests.rig.seen import SEEDING
 
 A, B, V2 = TorrentId("a" * 40), TorrentId("b" * 40), "a" * 40 + "c" * 24
 
@@ -71,20 +73,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def torrent(id: TorrentId, *, v2: str = "") -> Torrent:
-    return Torrent(
+    return replace(
+        SEEDING,
         id=id,
         name="as qBittorrent has it",
-        state="stalledUP",
         category="tv",
-        tags=frozenset(),
-        save_path="/ssd",
-        content_path="/ssd/t",
-        progress=1.0,
-        amount_left_bytes=0,
-        size_bytes=1,
-        completed_at=1.0,
-        auto_management=False,
-        download_path="",
         infohash_v1="",
         infohash_v2=v2,
     )
@@ -260,21 +253,17 @@ async def test_a_closed_journal_refuses_and_the_next_notification_is_refused_ali
 async def test_with_the_real_writer_100_clients_and_ten_torrents_make_ten_jobs(
     tmp_path: Path,
 ) -> None:
-    journal = Journal.open(tmp_path)
-    jobs = Jobs(journal, JobQueue(10))
     answers: list[Accepted] = []
 
     async def client(n: int) -> None:
         answers.append(await jobs.accept(Notification(hash=f"{n % 10:040x}", priority=n)))
 
-    with trio.fail_after(30):
-        async with trio.open_nursery() as writer:
-            await writer.start(journal.run, trio.CapacityLimiter(1))
-            async with trio.open_nursery() as nursery:
-                for n in range(100):
-                    nursery.start_soon(client, n)
-            alive = await journal.do(ops.alive)
-            journal.close()
+    async with running(tmp_path) as journal:
+        jobs = Jobs(journal, JobQueue(10))
+        async with trio.open_nursery() as nursery:
+            for n in range(100):
+                nursery.start_soon(client, n)
+        alive = await journal.do(ops.alive)
     assert sum(not a.duplicate for a in answers) == len({a.job.id for a in answers}) == 10
     assert [j.priority for j in alive] == list(range(99, 89, -1))
     assert jobs.queue.first(10) == [j.id for j in alive]

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +21,9 @@ import trio.testing
 from qbm_trio.adapters.journal import FILE_NAME, MOST_PER_COMMIT, Journal
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable
+from tests.rig.journals import running
 
 ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def running(state_dir: Path) -> AsyncIterator[Journal]:
-    """An open journal with its writer; closed, and the writer gone, at the end."""
-    journal = Journal.open(state_dir)
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(journal.run, trio.CapacityLimiter(1))
-            try:
-                yield journal
-            finally:
-                journal.close()
 
 
 def put(name: str) -> Callable[[sqlite3.Connection], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from qbm_trio.core.errors import UnsafePath
-from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
+from qbm_trio.core.model import Torrent, TorrentFile
 from qbm_trio.core.placement import (
     RESERVED,
     Place,
@@ -22,6 +23,7 @@ from qbm_trio.core.placement import (
     safe_relative,
     save_root,
 )
+from tests.rig.seen import SEEDING
 
 # Texts made of what hurts, and of anything at all, surrogates included.
 HOSTILE = st.lists(
@@ -40,23 +42,7 @@ NAME = st.text(CHARACTERS, min_size=1).filter(
 
 
 def torrent(content_path: str, *, save_path: str = "/lies") -> Torrent:
-    return Torrent(
-        id=TorrentId("a" * 40),
-        name="t",
-        state="stalledUP",
-        category="",
-        tags=frozenset(),
-        save_path=save_path,
-        content_path=content_path,
-        progress=1.0,
-        amount_left_bytes=0,
-        size_bytes=0,
-        completed_at=None,
-        auto_management=False,
-        download_path="",
-        infohash_v1="",
-        infohash_v2="",
-    )
+    return replace(SEEDING, content_path=content_path, save_path=save_path)
 
 
 def entries(*names: str) -> list[TorrentFile]:

@@ -11,8 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,25 +19,13 @@ import pytest
 import trio
 
 from qbm_trio.adapters import journal_copies, journal_jobs, recovery_point
-from qbm_trio.adapters.journal import Journal
 from qbm_trio.adapters.journal_copies import Copy, CopyFile
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
 from qbm_trio.core.model import Job, JobId, Notification, TorrentId, Verification, WaitReason
+from tests.rig.journals import running
 
 ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def running(state_dir: Path) -> AsyncIterator[Journal]:
-    journal = Journal.open(state_dir)
-    with trio.fail_after(30):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(journal.run, trio.CapacityLimiter(1))
-            try:
-                yield journal
-            finally:
-                journal.close()
 
 
 def points(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import MustWait, SameStorage
 from qbm_trio.core.model import JobId, Progress, WaitReason
 from qbm_trio.tasks.tiers import SILENT_S, Tiers
+from tests.rig.journals import running
 from tests.rig.mounts import mounted, run
 
 
@@ -25,23 +26,18 @@ async def tiers_on(
 ) -> AsyncIterator[tuple[Tiers, Journal]]:
     for name in ("ssd", "hdd", "state"):
         (tmp_path / name).mkdir(exist_ok=True)
-    journal = Journal.open(tmp_path / "state")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(journal.run, trio.CapacityLimiter(1))
-        try:
-            yield (
-                Tiers(
-                    ssd=tmp_path / "ssd",
-                    hdd=tmp_path / "hdd",
-                    journal=journal,
-                    instance_id="abc",
-                    hdd_min_free_bytes=min_free_bytes,
-                    read_only=read_only,
-                ),
-                journal,
-            )
-        finally:
-            journal.close()
+    async with running(tmp_path / "state") as journal:
+        yield (
+            Tiers(
+                ssd=tmp_path / "ssd",
+                hdd=tmp_path / "hdd",
+                journal=journal,
+                instance_id="abc",
+                hdd_min_free_bytes=min_free_bytes,
+                read_only=read_only,
+            ),
+            journal,
+        )
 
 
 async def test_prepared_tiers_are_fit_for_use(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
 
 
 def test_figures_are_carried_over() -> None:
-    status = shown(running=(RUNNING,), max_concurrent=3)
+    counters = {"torrents_processed": 3, "of_a_later_version": 1}
+    status = shown(running=(RUNNING,), max_concurrent=3, statistics=counters)
     assert status["processing"] == {
         "running_processes": 1,
         "max_concurrent": 3,
