@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from hashlib import sha1, sha256
 from typing import Any
 
-from bencode2 import BencodeDecodeError, bdecode
-
 from ..core.errors import BadMetainfo
 from ..core.pieces import LEAF_BYTES, MetaFile, Metainfo, layer_root
+from .bencode import NotBencoded, decode
 
 _MAX_FILE_BYTES = (1 << 48) - 1  # libtorrent's own limit (file_storage.hpp)
 _MAX_PIECE_LENGTH = 0x7FFF * LEAF_BYTES  # libtorrent's own limit (torrent_info.cpp)
-_MAX_DEPTH = 100
 
 
 def parse(data: bytes) -> Metainfo:
@@ -26,16 +24,14 @@ def parse(data: bytes) -> Metainfo:
     Raises:
         BadMetainfo: it cannot be used; the sentence says what is wrong with it.
     """
-    spans = _top_level_spans(data)
-    if "info" not in spans:
+    try:
+        whole, spans = decode(data)
+    except NotBencoded as error:
+        raise _bad(str(error)) from error
+    if b"info" not in whole:
         raise _bad("it has no info dictionary")
-    raw_info = data[slice(*spans["info"])]
-    info = _decode(raw_info, "info dictionary")
-    layers = (
-        _decode(data[slice(*spans["piece layers"])], "piece layers")
-        if ("piece layers" in spans)
-        else {}
-    )
+    raw_info = data[slice(*spans[b"info"])]
+    info, layers = whole[b"info"], whole.get(b"piece layers", {})
     if not isinstance(info, dict) or not isinstance(layers, dict):
         raise _bad("its info or its piece layers are not a dictionary")
     return _build(info, layers, raw_info)
@@ -153,8 +149,6 @@ def _v2_files(
 def _walk(
     tree: dict[bytes, Any], above: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], dict[bytes, Any]]]:
-    if len(above) > _MAX_DEPTH:
-        raise _bad("its folders are nested too deep")
     for key, value in tree.items():
         if not isinstance(value, dict):
             raise _bad("its file tree is damaged")
@@ -259,69 +253,6 @@ def _integer(entry: dict[bytes, Any], key: bytes, shown: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _bad(f"{shown} is missing or not a number")
     return value
-
-
-def _decode(raw: bytes, shown: str) -> Any:
-    try:
-        return bdecode(raw)
-    except (BencodeDecodeError, RecursionError, ValueError) as error:
-        raise _bad(f"its {shown} is damaged ({error})") from error
-
-
-def _top_level_spans(data: bytes) -> dict[str, tuple[int, int]]:
-    """Where each value of the outermost dictionary begins and ends.
-
-    bencode2 gives values without their places, and the info-hash needs the bytes.
-    """
-    try:
-        if data[:1] != b"d":
-            raise _bad("it is not a bencoded dictionary")
-        spans: dict[str, tuple[int, int]] = {}
-        at = 1
-        while data[at : at + 1] != b"e":
-            begin, key_end = _string_span(data, at)
-            key = data[begin:key_end].decode("utf-8", "backslashreplace")
-            end = _value_end(data, key_end)
-            if key in spans:
-                raise _bad(f"the key {key!r} is in it twice")
-            spans[key] = (key_end, end)
-            at = end
-    except (ValueError, IndexError) as error:
-        raise _bad("it is cut short or is not bencoded") from error
-    if at + 1 != len(data):
-        raise _bad("something follows its end")
-    return spans
-
-
-def _value_end(data: bytes, at: int) -> int:
-    depth = 0
-    while True:
-        kind = data[at : at + 1]
-        if kind == b"i":
-            at = data.index(b"e", at) + 1
-        elif kind in (b"l", b"d"):
-            depth += 1
-            at += 1
-        elif kind == b"e":
-            depth -= 1
-            at += 1
-        else:
-            at = _string_span(data, at)[1]
-        if depth < 0 or at > len(data):
-            raise ValueError(at)
-        if depth == 0:
-            return at
-
-
-def _string_span(data: bytes, at: int) -> tuple[int, int]:
-    colon = data.index(b":", at, at + 12)
-    digits = data[at:colon]
-    if not digits.isdigit():
-        raise ValueError(at)
-    end = colon + 1 + int(digits)
-    if end > len(data):
-        raise ValueError(at)
-    return colon + 1, end
 
 
 def _bad(what: str) -> BadMetainfo:

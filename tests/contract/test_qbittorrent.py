@@ -16,6 +16,7 @@ import bencode2
 import libtorrent as lt
 import pytest
 
+from qbm_trio.adapters.metainfo import parse
 from qbm_trio.adapters.qbittorrent import Qbittorrent
 from qbm_trio.core.client import QbittorrentClient
 from qbm_trio.core.errors import QbittorrentError, TorrentUnknown
@@ -255,6 +256,29 @@ async def test_the_exported_torrent_has_the_same_info_hash_and_the_piece_layers(
     original = bencode2.bdecode(metainfo)
     assert bencode2.bencode(exported[b"info"]) == bencode2.bencode(original[b"info"])
     assert exported.get(b"piece layers") == original.get(b"piece layers")
+
+
+async def test_a_torrent_whose_keys_are_not_sorted_is_exported_as_it_is_and_can_be_read(
+    subject: Subject,
+) -> None:
+    folder = subject.folder / "unsorted"
+    folder.mkdir(exist_ok=True)
+    (folder / "f").write_bytes(bytes(9))
+    info = (
+        b"d6:pieces20:" + sha1(bytes(9)).digest() + b"4:name1:f6:lengthi9e12:piece lengthi16384ee"
+    )
+    metainfo = b"d4:info" + info + b"8:announce0:e"
+    if subject.qbt is not None:
+        id = TorrentId(subject.qbt.add(metainfo, save_path=folder, complete=True))
+    else:
+        assert subject.fake is not None
+        id = subject.fake.add(metainfo, save_path=str(folder))
+    assert id == sha1(info).hexdigest()
+
+    exported = await subject.client.export(id)
+
+    assert info in exported
+    assert parse(exported).torrent_id == id
 
 
 async def test_tags_are_added_and_removed_one_by_one(subject: Subject) -> None:

@@ -90,6 +90,17 @@ def test_the_hash_is_of_the_bytes_as_they_stand() -> None:
     assert parse(data).infohash_v1 == sha1(raw).hexdigest()
 
 
+def test_keys_in_any_order_mean_the_same_and_the_hash_is_of_the_bytes_as_they_stand() -> None:
+    files, name = b"5:filesld4:pathl1:ae6:lengthi5eee", b"4:name1:t"
+    length, pieces = b"12:piece lengthi16384e", b"6:pieces20:" + bytes(20)
+    in_order = parse(b"d4:infod" + files + name + length + pieces + b"ee")
+    for fields in ((pieces, name, length, files), (length, files, pieces, name)):
+        info = b"d" + b"".join(fields) + b"e"
+        meta = parse(b"d1:z0:4:info" + info + b"1:a0:e")
+        assert (meta.files, meta.v1_hashes) == (in_order.files, in_order.v1_hashes)
+        assert meta.infohash_v1 == sha1(info).hexdigest() != in_order.infohash_v1
+
+
 def test_padding_is_known_without_a_name_and_counts_no_index() -> None:
     files = [
         entry([b"a"], 10),
@@ -143,7 +154,7 @@ def v2(tree: object, layers: object = None, **info: object) -> bytes:
         (b"d", "cut short"),
         (b"d4:infod", "cut short"),
         (b"d4:info99999:xe", "cut short"),
-        (b"d4:info" + b"l" * 30000 + b"e" * 30000 + b"e", "damaged"),
+        (b"d4:info" + b"l" * 30000 + b"e" * 30000 + b"e", "nested deeper"),
         (b"de", "no info"),
         (torrent(length=1) + b"x", "follows its end"),
         (b"d4:info0:4:info0:e", "twice"),
@@ -201,7 +212,7 @@ def test_folders_nested_without_end_are_refused() -> None:
     tree: Any = small()
     for _ in range(200):
         tree = {b"d": tree}
-    with pytest.raises(BadMetainfo):
+    with pytest.raises(BadMetainfo, match="nested deeper"):
         parse(v2(tree))
 
 
