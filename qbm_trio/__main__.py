@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -72,6 +73,9 @@ def _with_settings(*, check_only: bool) -> int:
 
 def cli() -> None:
     """Run as the ``qbm-trio`` program."""
+    # Ctrl-C during the imports ends it at once, as SIGTERM does: nothing has begun yet,
+    # and Python's traceback would say nothing. The service then handles both.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,3 +121,38 @@ def test_the_environment_wins_over_the_env_file(environ: dict[str, str], tmp_pat
     key.write_text("k" * 32)
     fine = run(RUN_PY, str(file), "--check-config", env={"HTTP_API_KEY_FILE": str(key)})
     assert fine.returncode == 0, fine.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_service_runs_ends_it_without_a_word(
+    environ: dict[str, str], tmp_path: Path, signum: signal.Signals
+) -> None:
+    pipe = tmp_path / "key"
+    os.mkfifo(pipe)
+    del environ["HTTP_API_KEY"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "qbm_trio"],
+        env=os.environ | environ | {"PYTHONPATH": str(ROOT), "HTTP_API_KEY_FILE": str(pipe)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        try:
+            writer = open_once_read(pipe)
+            process.send_signal(signum)
+            assert process.communicate(timeout=20) == (b"", None)
+            assert process.returncode == -signum
+            os.close(writer)
+        finally:
+            process.kill()
+
+
+def open_once_read(pipe: Path) -> int:
+    """Open a named pipe for writing as soon as somebody waits to read from it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO
+            assert time.monotonic() < deadline, "it did not come to its settings"
+            time.sleep(0.02)
