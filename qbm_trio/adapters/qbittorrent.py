@@ -23,6 +23,7 @@ from ..core.errors import (
     QbittorrentError,
     QbittorrentLoginRefused,
     QbittorrentUnreachable,
+    TooEarlyToTell,
     TorrentUnknown,
 )
 from ..core.model import Torrent, TorrentFile, TorrentId
@@ -80,6 +81,8 @@ class Qbittorrent:
         self._contact = QbittorrentContact(reachable=False)
         self.reachable = AsyncBool(False)  #: whether the last call got a usable answer
         self._index: dict[str, TorrentId] = {}
+        self._lists_asked = 0
+        self._newest_list = 0  #: the number of the newest one that was answered
         self._snapshot_interval_s = snapshot_interval_s
         self._next_snapshot_at = clock()
 
@@ -92,6 +95,11 @@ class Qbittorrent:
     def requests(self) -> int:
         """HTTP requests made, logins included."""
         return self._session.sent
+
+    @property
+    def lists_asked(self) -> int:
+        """How many lists of all torrents have been asked for, answered or not."""
+        return self._lists_asked
 
     async def wait_reachable(self) -> None:
         """Return once the last call made got a usable answer."""
@@ -111,6 +119,8 @@ class Qbittorrent:
     async def torrents(self) -> tuple[Torrent, ...]:
         """List all torrents, and remember their hashes for `find`."""
         began = self._clock()
+        self._lists_asked += 1
+        number = self._lists_asked
         torrents = await self._read(
             lambda api: tuple(map(_torrent, _rows(api.torrents_info())))  # in its thread
         )
@@ -120,6 +130,7 @@ class Qbittorrent:
         pause_s = max(self._snapshot_interval_s, 20 * (ended - began))
         self._next_snapshot_at = ended + pause_s
         self._index = {key: torrent.id for torrent in torrents for key in _keys(torrent)}
+        self._newest_list = number
         return torrents
 
     async def torrent(self, id: TorrentId) -> Torrent:
@@ -137,7 +148,7 @@ class Qbittorrent:
                 return torrent
         raise TorrentUnknown(f"qBittorrent has no torrent {id}")
 
-    async def find(self, hash: str) -> TorrentId:
+    async def find(self, hash: str, *, list_after: int = 0) -> TorrentId:
         """Give the id of the torrent with this id, v1 or v2 hash.
 
         From memory where possible (which hash is whose never changes, so a
@@ -145,7 +156,9 @@ class Qbittorrent:
         from a new list of all, if that is not too soon.
 
         Raises:
-            TorrentUnknown: none has it, as far as we know now.
+            TorrentUnknown: none has it.
+            TooEarlyToTell: a list that was asked for after the first ``list_after`` ones
+                would tell, and there is none yet.
         """
         if not _HASH.fullmatch(hash):
             raise ValueError(f"not a hash of 40 or 64 lower-case hex digits: {hash!r}")
@@ -158,10 +171,16 @@ class Qbittorrent:
             if hash in _keys(torrent):
                 return torrent.id
         except TorrentUnknown:
-            if len(hash) == 40 and self._clock() >= self._next_snapshot_at:
-                await self.torrents()
-                if hash in self._index:
-                    return self._index[hash]
+            if len(hash) == 40:
+                if self._clock() >= self._next_snapshot_at:
+                    await self.torrents()
+                    if hash in self._index:
+                        return self._index[hash]
+                if self._newest_list <= list_after:
+                    raise TooEarlyToTell(
+                        f"qBittorrent has no torrent with the id {hash}; whether it is the v1 "
+                        "hash of one is known when all are listed again"
+                    ) from None
         raise TorrentUnknown(f"qBittorrent has no torrent with the hash {hash}")
 
     async def files(self, id: TorrentId) -> tuple[TorrentFile, ...]:

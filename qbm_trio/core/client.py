@@ -63,19 +63,26 @@ class QbittorrentClient(Protocol):
         """
         ...
 
-    async def find(self, hash: str) -> TorrentId:
+    @property
+    def lists_asked(self) -> int:
+        """How many lists of all torrents have been asked for, answered or not."""
+        ...
+
+    async def find(self, hash: str, *, list_after: int = 0) -> TorrentId:
         """Give the id of the torrent with this hash.
 
         Args:
             hash: 40 or 64 lower-case hex digits: a torrent id, the v1 hash of a
                 hybrid torrent, or a v2 hash.
+            list_after: an earlier value of `lists_asked`. Only a list of all that was
+                asked for since proves that no torrent has the hash.
 
         Most answers come from memory. `torrent` with the hash itself is cheaper
         where the hash is an id already.
 
         Raises:
-            TorrentUnknown: no torrent has it, or it is too early to ask for the
-                whole list again.
+            TorrentUnknown: no torrent has it.
+            TooEarlyToTell: there is no such list, and it is too early to ask for one.
         """
         ...
 

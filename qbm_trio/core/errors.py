@@ -185,3 +185,9 @@ class TorrentUnknown(QbittorrentError):
     """qBittorrent has no torrent with this id."""
 
     code = "unknown_torrent"
+
+
+class TooEarlyToTell(QbittorrentError):
+    """Only a newer list of all torrents can tell, and it is too early to ask for one."""
+
+    code = "too_early_to_tell"

@@ -19,7 +19,7 @@ from ..adapters import journal_copies, metainfo
 from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
-from ..core.errors import BadMetainfo, Fatal, MustWait, TorrentUnknown
+from ..core.errors import BadMetainfo, Fatal, MustWait, TooEarlyToTell, TorrentUnknown
 from ..core.model import Job, JobId, Torrent, TorrentId, WaitReason
 from ..core.pieces import Metainfo
 from ..core.placement import (
@@ -35,7 +35,7 @@ from ..core.placement import (
 from ..core.readiness import why_not_ready
 
 UNKNOWN_FOR_S: Final = 60.0
-"""How long a job waits for a torrent that qBittorrent does not know (yet)."""
+"""How long a job at least waits for a torrent that qBittorrent does not know (yet)."""
 UNKNOWN_LOOK_S: Final = 5.0
 LOOK_AGAIN_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses between looks at a torrent that is not ready; the last one repeats."""
@@ -85,12 +85,12 @@ class Planner:
         self._client = client
         self._journal = journal
         self._computing = computing
-        self._unknown_since: dict[JobId, float] = {}
+        self._unknown: dict[JobId, tuple[float, int]] = {}  #: since when, and after which list
         self._looks: Counter[JobId] = Counter()
 
     def forget(self, job_id: JobId) -> None:
         """The job has ended: how often it was looked at matters no more."""
-        self._unknown_since.pop(job_id, None)
+        self._unknown.pop(job_id, None)
         self._looks.pop(job_id, None)
 
     async def find(self, job: Job) -> Torrent:
@@ -98,15 +98,18 @@ class Planner:
 
         Raises:
             MustWait: qBittorrent does not know it yet.
-            UnknownForTooLong: it still does not, after a while.
+            UnknownForTooLong: it still does not, after a while, says a list of all its
+                torrents that was asked for since the job first asked.
         """
+        now = trio.current_time()
+        since, lists = self._unknown.get(job.id, (now, self._client.lists_asked))
         try:
-            torrent = await self._look_up(job.torrent_id or job.hash)
-        except TorrentUnknown as error:
-            since = self._unknown_since.setdefault(job.id, trio.current_time())
-            if trio.current_time() - since < UNKNOWN_FOR_S:
+            torrent = await self._look_up(job.torrent_id or job.hash, list_after=lists)
+        except (TorrentUnknown, TooEarlyToTell) as error:
+            self._unknown[job.id] = since, lists
+            if isinstance(error, TooEarlyToTell) or now - since < UNKNOWN_FOR_S:
                 raise MustWait(
-                    f"qBittorrent does not know {job.hash}; looking again for a minute",
+                    f"qBittorrent does not know {job.hash} yet; looking again for a minute or two",
                     reason=WaitReason.UNKNOWN_TORRENT,
                     delay_s=UNKNOWN_LOOK_S,
                 ) from error
@@ -114,10 +117,10 @@ class Planner:
                 f"qBittorrent has no torrent with the hash {job.hash}; it was removed, or the "
                 "notification came from another qBittorrent; check QBIT_HOST, then retry the job"
             ) from error
-        self._unknown_since.pop(job.id, None)
+        self._unknown.pop(job.id, None)
         return torrent
 
-    async def _look_up(self, hash_: str) -> Torrent:
+    async def _look_up(self, hash_: str, *, list_after: int) -> Torrent:
         try:
             # An id, or the v2 hash that an id is the beginning of: one call.
             torrent = await self._client.torrent(TorrentId(hash_[:40]))
@@ -127,7 +130,7 @@ class Planner:
             if len(hash_) != 40:
                 raise
         # The v1 hash of a hybrid: only the list of all torrents tells.
-        return await self._client.torrent(await self._client.find(hash_))
+        return await self._client.torrent(await self._client.find(hash_, list_after=list_after))
 
     def place(self, job: Job, torrent: Torrent) -> Place:
         """On which tier its data is, once it stays there.

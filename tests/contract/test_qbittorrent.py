@@ -19,7 +19,7 @@ import pytest
 from qbm_trio.adapters.metainfo import parse
 from qbm_trio.adapters.qbittorrent import Qbittorrent
 from qbm_trio.core.client import QbittorrentClient
-from qbm_trio.core.errors import QbittorrentError, TorrentUnknown
+from qbm_trio.core.errors import QbittorrentError, TooEarlyToTell, TorrentUnknown
 from qbm_trio.core.model import TorrentId
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.qbt import Chroot, Installed, Qbt, running
@@ -312,6 +312,23 @@ async def test_an_unknown_torrent_is_called_that(subject: Subject) -> None:
             await call(UNKNOWN)
     await client.add_tags(UNKNOWN, ["nobody's"])
     assert client.contact.reachable
+
+
+async def test_a_hash_is_unknown_only_by_a_list_that_was_asked_for_since(subject: Subject) -> None:
+    client = subject.client
+    if subject.fake is not None:
+        subject.fake.may_list = False
+    before = client.lists_asked
+    await client.torrents()
+    assert client.lists_asked == before + 1
+    with pytest.raises(TorrentUnknown):
+        await client.find(UNKNOWN, list_after=before)
+    with pytest.raises(TooEarlyToTell):  # another list so soon is not asked for
+        await client.find(UNKNOWN, list_after=client.lists_asked)
+    with pytest.raises(TorrentUnknown):  # a v2 hash needs no list
+        await client.find(UNKNOWN + "0" * 24, list_after=client.lists_asked)
+    if subject.fake is not None:
+        subject.fake.may_list = True
 
 
 @pytest.mark.parametrize("kind", KINDS)

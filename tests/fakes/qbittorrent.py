@@ -10,7 +10,12 @@ import libtorrent as lt
 import trio
 from trio_util import AsyncBool
 
-from qbm_trio.core.errors import QbittorrentError, QbittorrentUnreachable, TorrentUnknown
+from qbm_trio.core.errors import (
+    QbittorrentError,
+    QbittorrentUnreachable,
+    TooEarlyToTell,
+    TorrentUnknown,
+)
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
 from qbm_trio.core.overview import QbittorrentContact
 
@@ -21,7 +26,8 @@ class FakeQbittorrent:
     Set ``down`` to an error and every call raises it; put errors into
     ``failures`` and each is raised once. ``before`` is awaited ahead of every
     call with its name: a place to wait, to look, or to raise. ``calls`` lists
-    what was called, with its arguments.
+    what was called, with its arguments. ``may_list`` says whether `find` may ask
+    for the list of all now: the real one may do so only now and then.
     """
 
     def __init__(self) -> None:
@@ -29,6 +35,8 @@ class FakeQbittorrent:
         self.down: QbittorrentError | None = None
         self.failures: list[QbittorrentError] = []
         self.before: Callable[[str], Awaitable[None]] | None = None
+        self.may_list = True
+        self.lists_asked = 0
         self.reachable = AsyncBool(False)
         self._contact = QbittorrentContact(reachable=False)
         self._torrents: dict[TorrentId, Torrent] = {}
@@ -134,6 +142,7 @@ class FakeQbittorrent:
         return "v0.0.0", "2.11.4"
 
     async def torrents(self) -> tuple[Torrent, ...]:
+        self.lists_asked += 1
         await self._call("torrents")
         return tuple(self._torrents.values())
 
@@ -141,11 +150,15 @@ class FakeQbittorrent:
         await self._call("torrent", id)
         return self._known(id)
 
-    async def find(self, hash: str) -> TorrentId:
+    async def find(self, hash: str, *, list_after: int = 0) -> TorrentId:
         await self._call("find", hash)
         for torrent in self._torrents.values():
-            if hash in (torrent.id, torrent.infohash_v1, torrent.infohash_v2):
+            by_id = hash in (torrent.id, torrent.infohash_v2)
+            if by_id or (self.may_list and hash == torrent.infohash_v1):
                 return torrent.id
+        self.lists_asked += self.may_list
+        if len(hash) == 40 and self.lists_asked <= list_after:
+            raise TooEarlyToTell(f"whether {hash} is a v1 hash is not known yet")
         raise TorrentUnknown(f"no torrent has the hash {hash}")
 
     async def files(self, id: TorrentId) -> tuple[TorrentFile, ...]:

@@ -89,6 +89,39 @@ async def test_an_unknown_hash_fails_after_its_time_and_not_before(
             await plans.find(job("ab" * 20))
 
 
+async def test_a_v1_hash_is_never_unknown_by_a_list_older_than_the_first_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 4.5 with thousands of torrents the pause between two lists is over a minute."""
+    monkeypatch.setattr(planning, "UNKNOWN_FOR_S", 0.0)
+    fake = FakeQbittorrent()
+    await fake.torrents()
+    fake.may_list = False
+    made = make(tmp_path / "ssd", "T", {"a": 1}, version=Version.HYBRID)
+    id_ = fake.add(made.data, save_path=str(tmp_path / "ssd"))
+    async with planner(tmp_path, fake) as (plans, _):
+        for _ in range(3):
+            with pytest.raises(MustWait) as wait:
+                await plans.find(job(made.infohash_v1 or ""))
+            assert wait.value.reason is WaitReason.UNKNOWN_TORRENT
+        fake.may_list = True
+        assert (await plans.find(job(made.infohash_v1 or ""))).id == id_
+
+
+async def test_a_list_asked_for_by_another_job_since_is_proof_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "UNKNOWN_FOR_S", 0.0)
+    fake = FakeQbittorrent()
+    fake.may_list = False
+    async with planner(tmp_path, fake) as (plans, _):
+        with pytest.raises(MustWait):
+            await plans.find(job("ab" * 20))
+        await fake.torrents()
+        with pytest.raises(UnknownForTooLong):
+            await plans.find(job("ab" * 20))
+
+
 async def test_a_torrent_that_is_not_ready_is_looked_at_ever_more_rarely(tmp_path: Path) -> None:
     fake = FakeQbittorrent()
     made = make(tmp_path / "ssd", "T", {"a": 1})

@@ -20,6 +20,7 @@ from qbm_trio.core.errors import (
     QbittorrentError,
     QbittorrentLoginRefused,
     QbittorrentUnreachable,
+    TooEarlyToTell,
     TorrentUnknown,
 )
 from qbm_trio.core.model import TorrentId
@@ -438,6 +439,36 @@ async def test_another_torrent_with_the_same_beginning_is_not_taken_for_it() -> 
     other = row(infohash_v2=V2)
     with client_of(lambda _: rows(other)) as (client, _), pytest.raises(TorrentUnknown):
         await client.find(ID + "d" * 24)
+
+
+async def test_only_a_list_asked_for_since_proves_a_hash_unknown() -> None:
+    clock = Clock()
+    all_: list[dict[str, object]] = []
+    broken = False
+
+    def answer(seen: Seen) -> Reply:
+        if seen.body:
+            return rows()
+        return Reply(status=500) if broken else rows(*all_)
+
+    with client_of(answer, snapshot_interval_s=60, clock=clock) as (client, _):
+        await client.torrents()
+        asked = client.lists_asked
+        all_.append(row(infohash_v1=V1, infohash_v2=V2))  # added a moment later
+        with pytest.raises(TooEarlyToTell):
+            await client.find(V1, list_after=asked)
+        clock.s += 60
+        broken = True
+        with pytest.raises(QbittorrentUnreachable):
+            await client.find(V1, list_after=asked)
+        broken = False
+        clock.s -= 1
+        with pytest.raises(TooEarlyToTell):  # the list that failed proves nothing
+            await client.find(V1, list_after=asked)
+        clock.s += 1
+        assert await client.find(V1, list_after=asked) == ID
+        with pytest.raises(TorrentUnknown):
+            await client.find("d" * 40, list_after=asked)
 
 
 async def test_the_list_of_all_is_not_asked_for_again_too_soon() -> None:
