@@ -228,6 +228,20 @@ async def test_a_full_queue_refuses_new_torrents_only_and_a_failure_gives_its_pl
     world.journal.end()
 
 
+async def test_the_bound_of_the_queue_is_that_of_a_trio_memory_channel(tmp_path: Path) -> None:
+    world = World(tmp_path, capacity=4)
+    ids = [(await world.accept(f"{n:040x}")).id for n in range(4)]
+    world._capacity = 2
+    world = await world.restart()  # the journal's own jobs are never dropped
+    channel = world.jobs.queue._tickets_out.statistics()
+    assert (channel.current_buffer_used, channel.max_buffer_size) == (2, 2)
+    with pytest.raises(QueueFull):
+        await world.accept(A)
+    with trio.fail_after(5):
+        assert [await world.jobs.queue.take() for _ in ids] == ids
+    world.journal.end()
+
+
 async def test_draining_refuses_new_and_known_torrents_and_retries(world: World) -> None:
     job = await world.accept(A)
     await world.jobs.cancel(job.id)
