@@ -49,8 +49,11 @@ async def identical(
     """
     if not candidates:
         return frozenset()
-    job = _Comparison(metainfo, items, candidates, nice)
-    return await run_supervised(job.run, nice=nice, limiter=limiter)
+
+    def work(stop: Stop) -> frozenset[int]:
+        return _Comparison(metainfo, items, candidates, nice).run(stop)
+
+    return await run_supervised(work, nice=nice, limiter=limiter)
 
 
 class _AllDiffer(Exception):

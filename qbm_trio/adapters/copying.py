@@ -99,8 +99,11 @@ async def copy_and_verify(
         MustWait: the HDD is full, read-only or away.
         DiskError: the system refused otherwise, or the HDD returns other bytes than written.
     """
-    job = _Copy(metainfo, items, options, progress)
-    return await run_supervised(job.run, nice=options.nice, limiter=limiter)
+
+    def work(stop: Stop) -> CopyReport:
+        return _Copy(metainfo, items, options, progress).run(stop)
+
+    return await run_supervised(work, nice=options.nice, limiter=limiter)
 
 
 class _Copy:

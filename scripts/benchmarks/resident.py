@@ -23,7 +23,7 @@ START_OVER_IMPORT_S = 0.6
 #: What pyproject.toml lists, as the service imports it.
 IMPORTS = (
     "trio, hypercorn.trio, quart_trio, qbittorrentapi, trio_util, pydantic_settings, "
-    "prometheus_client, bencode2"
+    "prometheus_client"
 )
 
 
