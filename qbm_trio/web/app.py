@@ -41,17 +41,14 @@ class App(QuartTrio):
         )
 
 
-def create_app(backend: Backend, *, body_timeout_s: int = 30) -> QuartTrio:
+def create_app(backend: Backend) -> QuartTrio:
     """The application that answers every call of `ROUTES` through ``backend``.
 
-    Args:
-        backend: what the calls act on.
-        body_timeout_s: a body that takes longer to arrive gets a 408.
+    How long a body may take to arrive is set by `serve`.
     """
     # No static files and no templates: both would add routes and start-up time.
     app = App("qbm_trio", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.config["BODY_TIMEOUT"] = body_timeout_s
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # a redirect would lose the body of a POST
     gate = Gate(backend.api_key)
@@ -112,6 +109,4 @@ def _http_error(error: HTTPException) -> ApiError:
     for name, value in error.get_headers(None):
         if name.lower() == "allow":
             headers.append(("allow", ", ".join(sorted(value.split(", ")))))
-    if status in (408, 413):  # the rest of the body is not read
-        headers.append(("connection", "close"))
     return plain_error(status, tuple(headers))

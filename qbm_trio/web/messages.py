@@ -150,17 +150,19 @@ _CODES = {
     400: ("bad_request", "The request cannot be understood."),
     404: ("not_found", "There is nothing at this path; GET /openapi.json lists all calls."),
     405: ("method_not_allowed", "This path does not take that method; see the Allow header."),
-    408: ("body_timeout", "The request did not arrive in time; send it again."),
-    413: ("too_large", f"The body is larger than {MAX_BODY_BYTES} bytes."),
     431: ("headers_too_large", "The request's headers are too large."),
     505: ("http_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here."),
 }
+_WHOLE = {408: body_timeout, 413: too_large, 500: internal}
 
 
 def plain_error(status: int, headers: tuple[tuple[str, str], ...] = ()) -> ApiError:
-    """An error known by its status only, as servers and frameworks raise them."""
-    if status == 500:
-        return internal()
+    """An error known by its status only, as servers and frameworks raise them.
+
+    ``headers`` come with those that have none of their own.
+    """
+    if status in _WHOLE:
+        return _WHOLE[status]()
     code, message = _CODES.get(status, ("http_error", ""))
     if not message:
         try:

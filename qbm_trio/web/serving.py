@@ -96,6 +96,7 @@ async def serve(
         Prompt: connections are cut, whatever their clients do. An accepted job stays.
     """
     limits = limits or Limits()
+    app.config["BODY_TIMEOUT"] = limits.body_s
     listener.setblocking(False)
     # Inherited by each connection: a peer that vanished while we send is noticed.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.tcp_user_timeout_ms)

@@ -103,7 +103,7 @@ async def test_a_stalled_body_gets_408_and_the_connection_ends(
 ) -> None:
     served = backend(StandIn())
     async with (
-        site_on(served, fast_lane=fast_lane, limits=QUICK, body_timeout_s=1) as site,
+        site_on(served, fast_lane=fast_lane, limits=QUICK) as site,
         site.wire() as wire,
     ):
         await wire.send(raw("POST", NOTIFY, headers={"Content-Length": "100"}) + begun)

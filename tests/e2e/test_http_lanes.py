@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from tests.rig.clients import QUICK
 from tests.rig.site import (
     KEY,
     NOTIFY,
@@ -90,6 +91,12 @@ async def _answers(fast_lane: bool) -> dict[str, Answer]:
                 sent = b"".join(b"%x\r\n%b\r\n" % (len(c), c) for c in chunks) + b"0\r\n\r\n"
                 await wire.send(head + sent)
                 answers[name] = await wire.answer()
+    async with (
+        site_on(backend(StandIn()), fast_lane=fast_lane, limits=QUICK) as site,
+        site.wire() as wire,
+    ):
+        await wire.send(raw("POST", NOTIFY, headers={"Content-Length": "100"}) + b"{")
+        answers["stalled"] = await wire.answer()
     return answers
 
 
@@ -145,6 +152,7 @@ EXPECTED = {
     "chunked": 202,
     "chunked 2 MiB": 413,
     "chunked, wrong key": 401,
+    "stalled": 408,
 }
 
 

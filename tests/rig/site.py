@@ -344,11 +344,10 @@ async def site_on(
     jobs: Jobs | None = None,
     limits: Limits | None = None,
     fast_lane: bool = True,
-    body_timeout_s: int = 30,
 ) -> AsyncIterator[Site]:
     """Serve ``served`` on a free port until the block ends."""
     shutdown, ended = trio.Event(), trio.Event()
-    app = create_app(served, body_timeout_s=body_timeout_s)
+    app = create_app(served)
 
     async def run(task_status: trio.TaskStatus[str]) -> None:
         await serve(
