@@ -152,18 +152,21 @@ class Tiers:
     async def prepare(self) -> None:
         """Learn the markers; at the first start, make them. Troubles are kept, not raised."""
         for tier in (self.ssd, self.hdd):
-            try:
-                await self._learn_marker(tier)
-            except (JobError, JournalUnwritable) as error:
-                # What cannot be recorded now is tried again with the next probe.
-                tier.troubled_by(
-                    error
-                    if isinstance(error, JobError)
-                    else MustWait(str(error), reason=WaitReason.TIER)
-                )
-            else:
-                await tier.probe()
+            await self._prepare(tier)
         await self._compare()
+
+    async def _prepare(self, tier: Tier) -> None:
+        try:
+            await self._learn_marker(tier)
+        except (JobError, JournalUnwritable) as error:
+            # What cannot be recorded now is tried again with the next probe.
+            tier.troubled_by(
+                error
+                if isinstance(error, JobError)
+                else MustWait(str(error), reason=WaitReason.TIER)
+            )
+        else:
+            await tier.probe()
 
     async def _learn_marker(self, tier: Tier) -> None:
         name = f"tier.{tier.name.lower()}"
@@ -232,7 +235,11 @@ class Tiers:
             await tier.check()
 
     async def run(self) -> None:
-        """Probe both tiers until cancelled; a tier that hangs does not hold up the other."""
+        """Probe both tiers until cancelled.
+
+        A tier that hangs holds up the other only until both have been compared: that
+        needs both to answer.
+        """
         async with trio.open_nursery() as nursery:
             for tier in (self.ssd, self.hdd):
                 nursery.start_soon(self._watch, tier, name=f"probe {tier.name}")
@@ -241,11 +248,13 @@ class Tiers:
         async with aclosing(periodic(PROBE_INTERVAL_S)) as ticks:
             async for _ in ticks:
                 troubled = tier.trouble is not None
-                if tier.marker is None and not self._read_only:
-                    await self.prepare()
+                # The SSD first: whether the HDD is another place is told by its marker.
+                turn = tier is self.ssd or self.ssd.marker is not None
+                if tier.marker is None and turn and not self._read_only:
+                    await self._prepare(tier)
                 else:
                     await tier.probe()
-                    await self._compare()
+                await self._compare()
                 if troubled and tier.trouble is None:
                     self.usable.set()
                     self.usable = trio.Event()

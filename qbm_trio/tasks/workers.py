@@ -267,9 +267,9 @@ class Workers:
     async def _drop_partial_data(self, job_id: JobId) -> None:
         try:
             await self._discard(job_id)
-        except Exception as error:
-            # A disk that refuses; the service must outlive it.
-            log.error("job %s: partial data stays until the next start: %s", job_id, error)
+        except Exception:
+            # A bug, since `discard` keeps a disk's troubles to itself; the job has ended.
+            log.exception("a bug: job %s: partial data stays until the next start", job_id)
 
     async def _interrupted(self, job_id: JobId) -> None:
         """Record that the drain stopped a job. If this fails, recovery does the same."""

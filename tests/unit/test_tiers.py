@@ -178,6 +178,31 @@ async def test_a_disk_that_does_not_answer_is_called_so_and_blocks_nobody(
             nursery.cancel_scope.cancel()
 
 
+async def test_a_disk_that_hangs_does_not_keep_the_other_from_being_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tiers_on(tmp_path) as (tiers, _):
+        (tmp_path / "hdd").rmdir()
+        await tiers.prepare()
+        assert tiers.hdd.marker is None
+        (tmp_path / "hdd").mkdir()
+        check_marker = disk.check_marker
+
+        async def ssd_hangs(root: Path, expected: str, *, limiter: trio.CapacityLimiter) -> None:
+            if root == tiers.ssd.root:
+                await trio.sleep_forever()
+            await check_marker(root, expected, limiter=limiter)
+
+        monkeypatch.setattr(disk, "check_marker", ssd_hangs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tiers.run)
+            with trio.fail_after(10):
+                while tiers.hdd.space is None:
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert tiers.hdd.marker is not None
+
+
 # -- room --------------------------------------------------------------------------
 
 

@@ -149,14 +149,14 @@ async def test_trouble_inside_a_nursery_of_the_work_counts_as_the_trouble_it_is(
         assert (failed.error_code, failed.error) == ("destination_conflict", "in a nursery")
 
 
-async def test_partial_data_that_cannot_be_removed_ends_no_service(
+async def test_a_bug_while_partial_data_is_removed_is_shown_and_ends_no_service(
     autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def refuse(job_id: JobId) -> None:
-        raise OSError(5, "Input/output error")
+    async def stumble(job_id: JobId) -> None:
+        raise KeyError("no such file")
 
     async with a_world(tmp_path) as world:
-        world.discard = refuse
+        world.discard = stumble
         world.work = failing(DestinationConflict("x"))
         await world.until(await world.accept(1), JobState.FAILED)
         world.work = world.endless
@@ -166,6 +166,7 @@ async def test_partial_data_that_cannot_be_removed_ends_no_service(
         world.work = world.quick
         await world.until(await world.accept(3), JobState.DONE)
     assert caplog.text.count("partial data stays until the next start") == 2
+    assert caplog.text.count("in stumble") == 2
 
 
 async def test_a_merged_job_just_ends(autojump_clock: MockClock, tmp_path: Path) -> None:
