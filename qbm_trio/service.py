@@ -171,7 +171,7 @@ class Service:
         self.jobs = Jobs(journal, JobQueue(settings.queue_capacity))
         self.waits = Waits(self.jobs)
         self.client = Qbittorrent(
-            host=settings.qbit_url,
+            url=settings.qbit_url,
             username=settings.qbit_username,
             password=_secret(settings.qbit_password),
             api_key=_secret(settings.qbit_api_key),

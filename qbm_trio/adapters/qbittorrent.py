@@ -42,8 +42,7 @@ class Qbittorrent:
     def __init__(
         self,
         *,
-        host: str,
-        port: int | None = None,
+        url: str,
         username: str = "",
         password: str = "",
         api_key: str = "",
@@ -55,8 +54,7 @@ class Qbittorrent:
         """Prepare; nothing is sent before the first call.
 
         Args:
-            host: a name, an address, or a URL (``https://box.example/qbt``).
-            port: None means 8080, or the scheme's own port if ``host`` is a URL.
+            url: of its Web UI, as `Settings.qbit_url` gives it; without credentials.
             username: with ``password``; both unused when there is an ``api_key``.
             password: empty, and no ``api_key``: login is never called.
             api_key: of qBittorrent 5.2 or later.
@@ -66,8 +64,7 @@ class Qbittorrent:
             now: epoch seconds.
         """
         self._session = Session(
-            host=host,
-            port=port,
+            url=url,
             username=username,
             password=password,
             api_key=api_key,

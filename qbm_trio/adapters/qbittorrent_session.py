@@ -7,12 +7,10 @@ environment variables. Runs in worker threads, one call at a time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 import qbittorrentapi
 import requests
@@ -31,25 +29,6 @@ T = TypeVar("T")
 
 CONNECT_LIMIT_S = 5.0
 READ_LIMIT_S = 30.0  # 4.5.2 takes seconds to list thousands of torrents
-DEFAULT_PORT = 8080
-
-
-def base_url(host: str, port: int | None) -> str:
-    """Turn ``QBIT_HOST`` and ``QBIT_PORT`` into a URL.
-
-    A URL may bring its own port. Without one ``port`` is used; with neither,
-    a URL means its scheme's port and a plain host means 8080.
-    """
-    host = host.strip().rstrip("/")
-    if "://" not in host:
-        if host.count(":") > 1 and not host.startswith("["):
-            host = f"[{host}]"
-        host = f"http://{host}"
-        port = port or DEFAULT_PORT
-    parts = urlsplit(host)
-    if port is not None and parts.port is None:
-        parts = parts._replace(netloc=f"{parts.netloc}:{port}")
-    return parts.geturl()
 
 
 class Session(qbittorrentapi.Client):
@@ -58,8 +37,7 @@ class Session(qbittorrentapi.Client):
     def __init__(
         self,
         *,
-        host: str,
-        port: int | None,
+        url: str,
         username: str,
         password: str,
         api_key: str,
@@ -71,10 +49,7 @@ class Session(qbittorrentapi.Client):
         self.sent = 0  #: HTTP requests tried
         self.gate = LoginGate(clock)
         self._now = now
-        url = base_url(host, port)
-        # Credentials in the URL, for a proxy, are used but never shown.
-        self.where = re.sub(r"//[^/]*@", "//", url)
-        self._proxy_login = self.where != url
+        self.where = url
         super().__init__(
             host=url,
             username=username,
@@ -159,15 +134,9 @@ class Session(qbittorrentapi.Client):
         send = partial(self._request, http_method, api_namespace, api_method, *args, **kwargs)
         if api_namespace == APINames.Authorization:
             return send()
-        # qBittorrent 5.2 takes them for a login on every request, and counts.
-        if self._proxy_login and self.gate.wait_s() > 0:
-            raise QbittorrentLoginRefused(self._refused())
         try:
             return send()
         except qbittorrentapi.Unauthorized401Error as error:
-            if self._proxy_login:
-                self.gate.refused(f"{self.where} refuses the user and password in QBIT_HOST")
-                raise QbittorrentLoginRefused(self._refused()) from error
             raise QbittorrentLoginRefused(self._unauthorized()) from error
         except qbittorrentapi.Forbidden403Error as error:
             self._log_in(error)

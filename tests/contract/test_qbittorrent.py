@@ -41,7 +41,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         if self.qbt is not None:
-            self.client = Qbittorrent(host=self.qbt.url)
+            self.client = Qbittorrent(url=self.qbt.url)
         else:
             assert self.fake is not None
             self.client = self.fake

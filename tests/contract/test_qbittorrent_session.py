@@ -46,13 +46,13 @@ def refusals(qbt: Qbt) -> list[str]:
 
 async def test_bypass_needs_no_login_and_none_is_sent(launcher: Launcher, tmp_path: Path) -> None:
     with running(tmp_path / "qbt", launcher=launcher, login=False) as qbt:
-        client = Qbittorrent(host="127.0.0.1", port=qbt.web_port)
+        client = Qbittorrent(url=qbt.url)
         assert await client.torrents() == ()
         assert client.requests == 1
 
 
 async def test_a_login_is_made_once(qbt: Qbt) -> None:
-    client = Qbittorrent(host=qbt.url, username="admin", password=PASSWORD)
+    client = Qbittorrent(url=qbt.url, username="admin", password=PASSWORD)
     await client.torrents()
     assert client.requests == 3  # refused, login, again
     await client.torrents()
@@ -60,7 +60,7 @@ async def test_a_login_is_made_once(qbt: Qbt) -> None:
 
 
 async def test_without_credentials_login_is_never_called(qbt: Qbt) -> None:
-    client = Qbittorrent(host=qbt.url, username="admin")
+    client = Qbittorrent(url=qbt.url, username="admin")
     for _ in range(7):
         with pytest.raises(QbittorrentLoginRefused, match=r"QBIT_PASSWORD.*bypass"):
             await client.torrents()
@@ -75,7 +75,7 @@ async def test_wrong_credentials_are_tried_three_times_an_hour_and_say_when_next
     qbt.api.torrents_info()  # logged in before, with the right password
     clock = Clock()
     client = Qbittorrent(
-        host=qbt.url,
+        url=qbt.url,
         username="admin",
         password="wrong",
         clock=clock,
@@ -96,7 +96,7 @@ async def test_wrong_credentials_are_tried_three_times_an_hour_and_say_when_next
 async def test_a_ban_is_called_that(qbt: Qbt) -> None:
     qbt.api.app_set_preferences({"web_ui_max_auth_fail_count": 1})
     clock = Clock()
-    client = Qbittorrent(host=qbt.url, username="admin", password="wrong", clock=clock)
+    client = Qbittorrent(url=qbt.url, username="admin", password="wrong", clock=clock)
     with pytest.raises(QbittorrentLoginRefused, match="refuses the login"):
         await client.torrents()
     clock.s += 1201
@@ -105,7 +105,7 @@ async def test_a_ban_is_called_that(qbt: Qbt) -> None:
 
 
 async def test_a_lost_session_is_mended_by_one_login(qbt: Qbt) -> None:
-    client = Qbittorrent(host=qbt.url, username="admin", password=PASSWORD)
+    client = Qbittorrent(url=qbt.url, username="admin", password=PASSWORD)
     await client.torrents()
     client._session.auth_log_out()  # qBittorrent forgets it; we have not noticed
     before = client.requests
@@ -122,7 +122,7 @@ async def test_a_restart_is_survived(
 ) -> None:
     with running(tmp_path / "qbt", launcher=launcher, login=login) as qbt:
         client = Qbittorrent(
-            host=qbt.url, username="admin", password=PASSWORD if login else "", now=lambda: 7.0
+            url=qbt.url, username="admin", password=PASSWORD if login else "", now=lambda: 7.0
         )
         await client.torrents()
         assert client.contact.last_contact_at == 7.0
@@ -141,7 +141,7 @@ async def test_a_restart_is_survived(
 
 
 async def test_a_restart_between_two_calls_goes_unnoticed(qbt: Qbt) -> None:
-    client = Qbittorrent(host=qbt.url, username="admin", password=PASSWORD)
+    client = Qbittorrent(url=qbt.url, username="admin", password=PASSWORD)
     (qbt.save / "file").write_bytes(os.urandom(9))
     await client.torrents()
 
