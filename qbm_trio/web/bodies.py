@@ -16,10 +16,9 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ValidationError
 
 from .gate import query_pairs
-from .messages import ApiError, Call, Detail
+from .messages import MAX_FIELDS, ApiError, Call, Detail
 
 MAX_DEPTH = 32
-MAX_FIELDS = 100
 _JSON_TYPES = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 _FORM_TYPE = "application/x-www-form-urlencoded"
 # Brackets, and whole strings so that brackets inside them are passed over. A string

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
-from .messages import MAX_BODY_BYTES, ApiError, Reply, too_large, unauthorized
+from .messages import MAX_BODY_BYTES, MAX_FIELDS, ApiError, Reply, too_large, unauthorized
 
 SMALL_BODY_BYTES = 64 * 1024  #: read and thrown away, so that the connection can be kept
 
@@ -21,14 +21,14 @@ def query_pairs(query: bytes) -> list[tuple[str, str]]:
     """The query string's names and values. Bytes that are not UTF-8 become surrogates.
 
     Raises:
-        ApiError: more than 100 fields.
+        ApiError: more than `MAX_FIELDS`.
     """
     try:
         return parse_qsl(
             query.decode("latin-1"),
             keep_blank_values=True,
             errors="surrogateescape",
-            max_num_fields=100,
+            max_num_fields=MAX_FIELDS,
         )
     except ValueError as error:
         raise ApiError(400, "bad_query", "The query string has too many fields.") from error

@@ -17,6 +17,7 @@ from ..core.errors import Refused
 
 JSON_TYPE = "application/json"
 MAX_BODY_BYTES = 1024 * 1024
+MAX_FIELDS = 100  #: in a body or a query string
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +143,8 @@ def body_timeout() -> ApiError:
 
 
 def internal() -> ApiError:
-    """A defect of ours. The log has the traceback."""
-    return ApiError(500, "internal", "The service has a defect; its log says more.")
+    """A bug of ours. The log has the traceback."""
+    return ApiError(500, "internal_error", "The service met a bug of its own; its log says more.")
 
 
 _CODES = {

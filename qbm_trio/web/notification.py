@@ -70,7 +70,7 @@ def _usable_params(given: object, *, torrent_hash: str) -> dict[str, object]:
     if given is None:
         return {}
     if not isinstance(given, Fields):
-        log.warning("Notification %s: params dropped, not an object", torrent_hash)
+        log.warning("notification %s: params dropped, not an object", torrent_hash)
         return {}
     kept: dict[str, object] = {}
     dropped: list[str] = []
@@ -86,7 +86,7 @@ def _usable_params(given: object, *, torrent_hash: str) -> dict[str, object]:
     if dropped:
         # One line, however many there are: a client must not flood the log either.
         log.warning(
-            "Notification %s: %d of %d params dropped: %s",
+            "notification %s: %d of %d params dropped: %s",
             torrent_hash,
             len(given) - len(kept),
             len(given),

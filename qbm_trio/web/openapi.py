@@ -143,10 +143,10 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in route.answers.items():
         responses[str(status)] = _response(
-            HTTPStatus(status).phrase, [refs[(model, "serialization")]]
+            HTTPStatus(status).phrase, refs[(model, "serialization")]
         )
     if not route.answers and 501 not in route.errors:
-        responses["200"] = _response("The document", [{"type": "object"}])
+        responses["200"] = _response("The document", {"type": "object"})
     errors = {*route.errors, *_BODY_ERRORS}
     if not route.open_to_all:
         errors.update(_KEYED_ERRORS)
@@ -154,7 +154,7 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         errors.add(404)
     error_ref = refs[(ErrorAnswer, "serialization")]
     for status in sorted(errors):
-        responses[str(status)] = _response(_ERRORS[status], [error_ref])
+        responses[str(status)] = _response(_ERRORS[status], error_ref)
         if status == 503:
             responses[str(status)]["headers"] = {
                 "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
@@ -162,10 +162,10 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
     return dict(sorted(responses.items()))
 
 
-def _response(description: str, schemas: list[Any]) -> dict[str, Any]:
+def _response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {
         "description": description,
-        "content": {"application/json": {"schema": schemas[0]}},
+        "content": {"application/json": {"schema": schema}},
     }
 
 

@@ -19,6 +19,7 @@ from .schemas import (
     ClearAnswer,
     HealthAnswer,
     JobAnswer,
+    JobItem,
     JobsAnswer,
     JobsQuery,
     NoBody,
@@ -29,7 +30,7 @@ from .schemas import (
     SaveAnswer,
     StatusAnswer,
 )
-from .status import job_item, status_answer
+from .status import status_answer
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ async def answer(route: Route, backend: Backend, call: Call) -> Reply:
     except Refused as error:
         return refused(error).reply()
     except Exception:
-        log.exception("Defect in %s %s", route.method, route.path)
+        log.exception("a bug in %s %s", route.method, route.path)
         return internal().reply()
 
 
@@ -124,7 +125,6 @@ async def _notify(backend: Backend, inputs: Inputs) -> Reply:
 
 async def _status(backend: Backend, _: Inputs) -> Reply:
     overview = await backend.overview()
-    # Metrics (another media type, by the Accept header) will branch off here.
     return _render(200, status_answer(overview))
 
 
@@ -139,7 +139,7 @@ async def _list(backend: Backend, inputs: Inputs) -> Reply:
         limit=query.limit,
         after=JobId(query.after) if query.after is not None else None,
     )
-    items = [job_item(job) for job in jobs]
+    items = [JobItem.model_validate(job) for job in jobs]
     more = len(items) == query.limit
     return _render(200, JobsAnswer(jobs=items, next_after=items[-1].id if more else None))
 
@@ -176,14 +176,10 @@ def _job_id(inputs: Inputs) -> JobId:
     return JobId(inputs.call.path_args["job_id"])
 
 
-def _document(backend: Backend) -> bytes:
+async def _openapi(backend: Backend, _: Inputs) -> Reply:
     from .openapi import document_json  # the document describes this very table
 
-    return document_json(backend.version)
-
-
-async def _openapi(backend: Backend, _: Inputs) -> Reply:
-    return Reply(status=200, body=_document(backend))
+    return Reply(status=200, body=document_json(backend.version))
 
 
 _JOB_ID = {"job_id": "The job's id; /notify/torrent-finished calls it queue_id."}

@@ -151,7 +151,7 @@ class _Server:
             except OSError as error:
                 if error.errno not in _SHORTAGES:
                     raise
-                log.warning("Cannot take a connection now: %s", error.strerror)
+                log.warning("cannot take a connection now: %s", error.strerror)
                 await trio.sleep(_RETRY_ACCEPT_S)
                 continue
             try:
@@ -196,8 +196,8 @@ class _Server:
         try:
             await connection.run()
         except Exception:
-            # A defect met by one client must not end the service for all.
-            log.exception("Defect in a connection; it was closed")
+            # A bug met by one client must not end the service for all.
+            log.exception("a bug in a connection; it was closed")
         finally:
             self._connections.discard(connection)
             self._changed()

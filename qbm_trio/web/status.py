@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..core.model import Job
 from ..core.overview import Overview, RunningJob
 from .schemas import (
     JobItem,
@@ -17,11 +16,6 @@ from .schemas import (
     StatusAnswer,
     TierStatus,
 )
-
-
-def job_item(job: Job) -> JobItem:
-    """A job as clients see it."""
-    return JobItem.model_validate(job)
 
 
 def status_answer(o: Overview) -> StatusAnswer:
@@ -54,7 +48,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             capacity=o.queue.capacity,
             waiting_retry=o.queue.waiting,
             oldest_seconds=o.queue.oldest_s,
-            items=[job_item(j) for j in o.queue.items],
+            items=[JobItem.model_validate(j) for j in o.queue.items],
         ),
         processes=[_process(r) for r in o.running],
         space=SpaceStatus(
@@ -72,7 +66,7 @@ def status_answer(o: Overview) -> StatusAnswer:
         statistics=Statistics(
             **{n: v for n, v in o.statistics.items() if n in Statistics.model_fields}
         ),
-        recent=[job_item(j) for j in o.recent],
+        recent=[JobItem.model_validate(j) for j in o.recent],
     )
 
 

@@ -106,7 +106,7 @@ async def test_a_full_queue_is_told_by_the_real_jobs_too(tmp_path: Path) -> None
 
 
 @LANES
-async def test_a_defect_of_ours_gets_500_in_the_same_shape_and_a_traceback_in_the_log(
+async def test_a_bug_of_ours_gets_500_in_the_same_shape_and_a_traceback_in_the_log(
     fast_lane: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with site_on(
@@ -115,7 +115,7 @@ async def test_a_defect_of_ours_gets_500_in_the_same_shape_and_a_traceback_in_th
         async with site.wire() as wire:
             await wire.send(raw("POST", NOTIFY, body=notification(1)))
             answer = await wire.answer()
-        assert (answer.status, answer.code) == (500, "internal")
+        assert (answer.status, answer.code) == (500, "internal_error")
         assert "boom" not in answer.body.decode()
         assert any(r.exc_info for r in caplog.records)
 
@@ -239,7 +239,7 @@ async def test_a_status_that_cannot_be_gathered_is_a_500_and_the_service_goes_on
     async with site_on(backend(StandIn(), overview=broken)) as site, site.wire() as wire:
         await wire.send(raw("GET", "/status"))
         answer = await wire.answer()
-        assert (answer.status, answer.code) == (500, "internal")
+        assert (answer.status, answer.code) == (500, "internal_error")
         await wire.send(raw("GET", "/health"))
         assert (await wire.answer()).status == 200
 

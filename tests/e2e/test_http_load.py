@@ -95,7 +95,7 @@ async def test_ten_thousand_notifications_over_a_hundred_connections_are_kept_or
         assert all(site.jobs.of(JobId(job_id)) is not None for job_id in kept)
 
 
-async def test_a_defect_met_by_one_client_does_not_end_the_service_for_others(
+async def test_a_bug_met_by_one_client_does_not_end_the_service_for_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: object) -> None:
