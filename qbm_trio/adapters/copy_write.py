@@ -12,8 +12,8 @@ from . import disk_calls
 from .copy_stream import Chunk
 from .copy_threads import Stop, WriteRate, sync_stoppable
 from .disk_errors import write_error
+from .disk_owner import follow_owner_and_mode
 from .disk_paths import FolderHandle
-from .publish_folders import follow_owner_and_mode
 
 LARGE_BYTES = 16 * 1024 * 1024
 """From this size a file is written back while it is copied, and synced by itself."""

@@ -228,23 +228,13 @@ def _write_marker(root: Path, text: str) -> None:
                 disk_calls.fsync(fd)
             finally:
                 os.close(fd)
-            _move_noreplace(folder, temporary, MARKER_NAME)
+            disk_calls.move_noreplace(folder, temporary, folder, MARKER_NAME)
         except BaseException:
             os.unlink(temporary, dir_fd=folder)
             raise
         disk_calls.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _move_noreplace(folder: int, old: str, new: str) -> None:
-    try:
-        disk_calls.rename_noreplace(folder, old, folder, new)
-    except FileExistsError:
-        raise
-    except OSError:
-        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder)
-        os.unlink(old, dir_fd=folder)
 
 
 # -- one place under two names -----------------------------------------------

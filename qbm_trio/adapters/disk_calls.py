@@ -14,7 +14,10 @@ import threading
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _RENAME_NOREPLACE = 1
-_FOLIO_BYTES = 2 * 1024 * 1024  # the kernel lets go of whole folios only; none is larger
+_NO_SUCH_RENAME = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM}
+# The kernel lets go of whole folios only. None is larger with pages of 4 KiB; with those of
+# 64 KiB (some arm64 kernels) one may be: then a little more stays cached.
+_FOLIO_BYTES = 2 * 1024 * 1024
 _SYNC_FILE_RANGE_WAIT_BEFORE = 1
 _SYNC_FILE_RANGE_WRITE = 2
 _SYNC_FILE_RANGE_WAIT_AFTER = 4
@@ -106,6 +109,22 @@ def rename_noreplace(source_dir: int, source: str, target_dir: int, target: str)
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if result != 0:
         _raise(ctypes.get_errno())
+
+
+def move_noreplace(source_dir: int, source: str, target_dir: int, target: str) -> None:
+    """Move a file within one file system, failing with EEXIST instead of replacing.
+
+    One rename where the file system has such a one; else link and unlink. A crash
+    between these two leaves both names on one inode.
+    """
+    try:
+        rename_noreplace(source_dir, source, target_dir, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_SUCH_RENAME:
+            raise
+    os.link(source, target, src_dir_fd=source_dir, dst_dir_fd=target_dir, follow_symlinks=False)
+    os.unlink(source, dir_fd=source_dir)
 
 
 def lower_priority(nice: int) -> None:

@@ -90,3 +90,10 @@ def _prove(fd: int, path: str) -> None:
 def is_regular(status: os.stat_result) -> bool:
     """Whether this is a plain file: no folder, link, pipe or device."""
     return stat.S_ISREG(status.st_mode)
+
+
+def deepest_existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder

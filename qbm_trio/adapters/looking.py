@@ -15,8 +15,7 @@ from ..core.errors import DestinationConflict, JobError, SourceChanged, UnsafePa
 from ..core.placement import PlannedFile
 from . import disk
 from .disk_errors import read_error, write_error
-from .disk_paths import is_regular, resolve_beneath
-from .publish_folders import deepest_existing
+from .disk_paths import deepest_existing, is_regular, resolve_beneath
 
 MANY = 256
 """So many files are looked at between two looks for a cancellation."""

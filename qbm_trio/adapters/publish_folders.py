@@ -5,22 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import stat
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from . import disk_calls
 from .disk_errors import read_error
-
-_REFUSED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-
-
-def deepest_existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    while not os.path.lexists(folder) and folder != folder.parent:
-        folder = folder.parent
-    return folder
+from .disk_owner import follow_owner_and_mode
 
 
 def make_folders(
@@ -29,7 +19,6 @@ def make_folders(
     staging: Path,
     model: Path,
     model_root: Path,
-    step: Callable[[str], None] = lambda _: None,
 ) -> list[tuple[Path, Path]]:
     """Make ``folder`` and what is missing above it.
 
@@ -42,7 +31,6 @@ def make_folders(
         model: the SSD folder to look like; the one above it is the model for the folder
             above, and so on up to ``model_root``, which serves for all above it.
         model_root: nothing above it is a model.
-        step: called between two changes to the disk.
 
     Returns:
         The folders made, with their models, outermost first.
@@ -62,27 +50,24 @@ def make_folders(
             like = like.parent
     missing.reverse()
     for path, like in missing:
-        _make(path, staging, like, step)
+        _make(path, staging, like)
     return missing
 
 
-def _make(path: Path, staging: Path, like: Path, step: Callable[[str], None]) -> None:
+def _make(path: Path, staging: Path, like: Path) -> None:
     try:
         status = like.stat()
     except OSError as error:
         raise read_error(error, like) from error
     fresh = staging / f"folder-{secrets.token_hex(8)}"
     fresh.mkdir(mode=0o700)
-    step("folder made in staging")
     follow_owner_and_mode(str(fresh), status)
-    step("folder given its owner")
     try:
         _move_folder(fresh, path)
     except OSError:
         fresh.rmdir()
         if not path.is_dir():  # unless somebody made it meanwhile
             raise
-    step("folder published")
 
 
 def _move_folder(fresh: Path, path: Path) -> None:
@@ -103,59 +88,6 @@ def _move_folder(fresh: Path, path: Path) -> None:
             os.close(new)
     finally:
         os.close(old)
-
-
-def follow_owner_and_mode(
-    name: str,
-    model: os.stat_result,
-    *,
-    dir_fd: int | None = None,
-    now: os.stat_result | None = None,
-    at_least: int = 0,
-) -> None:
-    """Give a file or folder the owner, group and mode of ``model``, where permitted.
-
-    What is right already is not touched. Set-user-id and set-group-id bits are not taken
-    over for files; a folder keeps its set-group-id, by which shared libraries hand their
-    group down.
-
-    Args:
-        name: of the file or folder; never followed as a link.
-        model: whose owner, group and mode.
-        dir_fd: the folder that ``name`` is in.
-        now: its present status, where the caller knows it.
-        at_least: permissions that it has in any case.
-
-    Raises:
-        OSError: the system refused for another reason than a lack of rights.
-    """
-    if now is None:
-        now = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-    changed = (now.st_uid, now.st_gid) != (model.st_uid, model.st_gid)
-    if changed:
-        try:
-            _chown(name, model.st_uid, model.st_gid, dir_fd)
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-            with suppress(PermissionError):
-                _chown(name, -1, model.st_gid, dir_fd)
-    folder = stat.S_ISDIR(now.st_mode)
-    keep = 0o777 | (stat.S_ISGID if folder else 0)
-    own = 0o700 if folder else 0  # files must get into a folder even if its model is read-only
-    mode = model.st_mode & keep | own | at_least
-    # After chown, which clears such bits.
-    if changed or mode != stat.S_IMODE(now.st_mode):
-        try:
-            # Nobody else can put a link here: the folder is ours alone.
-            os.chmod(name, mode, dir_fd=dir_fd)
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
-
-
-def _chown(name: str, user: int, group: int, dir_fd: int | None) -> None:
-    os.chown(name, user, group, dir_fd=dir_fd, follow_symlinks=False)
 
 
 def set_folder_times(folder: Path, model: Path) -> None:

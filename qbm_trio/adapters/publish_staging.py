@@ -23,8 +23,7 @@ import trio
 from ..core.errors import JobError, UnsafePath
 from . import disk, disk_calls
 from .disk_errors import write_error
-from .disk_paths import resolve_beneath
-from .publish_folders import deepest_existing
+from .disk_paths import deepest_existing, resolve_beneath
 
 STAGING_NAME = ".qbm-staging"
 _NOTE_PREFIX = "beside-"

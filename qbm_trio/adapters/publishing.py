@@ -26,15 +26,11 @@ from ..core.errors import (
 from . import disk_calls
 from .copy_write import Written
 from .disk_errors import read_error, write_error
+from .disk_owner import follow_owner_and_mode
 from .disk_paths import FolderHandle, is_regular, resolve_beneath
-from .publish_folders import (
-    follow_owner_and_mode,
-    make_folders,
-    set_folder_times,
-)
+from .publish_folders import make_folders, set_folder_times
 from .publish_staging import note_beside
 
-_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM}
 _NAME_BYTES = 255
 
 
@@ -88,9 +84,7 @@ def _publish(
     items: Sequence[PublishItem],
     source_root: Path,
     check: Callable[[], None],
-    step: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """The work. ``step`` is called with a word between any two changes to the disk."""
     source_root = Path(os.path.realpath(source_root))
     made: list[tuple[Path, Path]] = []
     folders: dict[Path, str] = {}
@@ -99,10 +93,10 @@ def _publish(
             check()
             parent = item.destination.parent
             if parent not in folders:
-                folders[parent] = _folder(base, item, source_root, made, step)
+                folders[parent] = _folder(base, item, source_root, made)
             folder = folders[parent]
             try:
-                _publish_one(item, staging, target, folder, step)
+                _publish_one(item, staging, target, folder)
             except OSError as error:
                 raise _publish_error(error, base, item, folder) from error
     try:
@@ -111,7 +105,6 @@ def _publish(
         for chain in _chains(base, folders.values()):
             check()
             _sync(chain)
-            step("folder synced")
     except OSError as error:
         raise write_error(error, base) from error
 
@@ -121,7 +114,6 @@ def _folder(
     item: PublishItem,
     source_root: Path,
     made: list[tuple[Path, Path]],
-    step: Callable[[str], None],
 ) -> str:
     """The real path of the item's folder, made where it is missing."""
     if not item.destination.is_relative_to(base) or item.destination == base:
@@ -130,7 +122,7 @@ def _folder(
     try:
         fresh = make_folders(
             real, staging=item.staged.parent, model=item.source.parent,
-            model_root=source_root, step=step,
+            model_root=source_root,
         )  # fmt: skip
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
@@ -200,7 +192,6 @@ def _publish_one(
     staging: FolderHandle,
     target: FolderHandle,
     folder: str,
-    step: Callable[[str], None],
 ) -> None:
     staged_folder, staged_name = os.path.split(item.staged)
     name = item.destination.name
@@ -217,9 +208,8 @@ def _publish_one(
     except OSError as error:
         raise read_error(error, item.source) from error
     follow_owner_and_mode(staged_name, model, dir_fd=staging_fd, now=staged)
-    step("owner and mode set")
     try:
-        move_noreplace(staging_fd, staged_name, target_fd, name, step)
+        disk_calls.move_noreplace(staging_fd, staged_name, target_fd, name)
     except FileExistsError:
         there = os.stat(name, dir_fd=target_fd, follow_symlinks=False)
         if (there.st_dev, there.st_ino) != (staged.st_dev, staged.st_ino):
@@ -228,7 +218,6 @@ def _publish_one(
                 'retry the job with {"on_conflict": "set_aside"}'
             ) from None
         os.unlink(staged_name, dir_fd=staging_fd)  # linked before a crash
-    step("file published")
 
 
 def _is_published(item: PublishItem, folder_fd: int, name: str) -> bool:
@@ -241,29 +230,6 @@ def _is_published(item: PublishItem, folder_fd: int, name: str) -> bool:
     return is_regular(there) and (there.st_ino, there.st_size, there.st_mtime_ns) == (
         known.inode, known.size_bytes, known.mtime_ns
     )  # fmt: skip
-
-
-def move_noreplace(
-    from_fd: int,
-    old: str,
-    to_fd: int,
-    new: str,
-    step: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Move a file within one file system, failing with EEXIST instead of replacing.
-
-    One renameat2 where the file system has it; else link and unlink. A crash between
-    these two leaves both names on one inode.
-    """
-    try:
-        disk_calls.rename_noreplace(from_fd, old, to_fd, new)
-        return
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-    os.link(old, new, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
-    step("file linked")
-    os.unlink(old, dir_fd=from_fd)
 
 
 def _publish_error(error: OSError, base: Path, item: PublishItem, folder: str) -> JobError:
@@ -320,7 +286,7 @@ def _set_aside(path: Path, seen: os.stat_result) -> Path | None:
                 more = f"-{number}" if number else ""
                 new = shortened(path.name, f".qbm-conflict-{when}{more}")
                 try:
-                    move_noreplace(fd, path.name, fd, new)
+                    disk_calls.move_noreplace(fd, path.name, fd, new)
                 except FileExistsError:
                     continue
                 disk_calls.fsync(fd)

@@ -16,7 +16,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbm_trio.adapters import disk_calls, publish_folders, publish_staging, publishing
+from qbm_trio.adapters import disk_calls, disk_owner, publish_staging, publishing
 from qbm_trio.adapters.copy_write import Written
 from qbm_trio.adapters.publish_staging import (
     STAGING_NAME,
@@ -163,7 +163,7 @@ async def test_where_owner_and_mode_are_not_permitted_publishing_goes_on(
     )
     monkeypatch.setattr(os, "chown", chown)
     monkeypatch.setattr(os, "chmod", chmod)
-    publish_folders.follow_owner_and_mode(str(items[0].staged), real)
+    disk_owner.follow_owner_and_mode(str(items[0].staged), real)
     assert asked == [(99, 99), (-1, 99)]  # at least the group is tried
     await rig.publish(items)
     assert all(d.exists() for d in rig.destinations)
@@ -174,7 +174,7 @@ async def test_what_is_right_already_is_not_touched_after_its_sync(
 ) -> None:
     items = await rig.stage()
     for item in items:
-        publish_folders.follow_owner_and_mode(str(item.staged), item.source.stat())
+        disk_owner.follow_owner_and_mode(str(item.staged), item.source.stat())
 
     def touched(*_: object, **__: object) -> None:
         pytest.fail("a synced file was changed")
@@ -253,34 +253,48 @@ async def test_a_linked_ssd_folder_still_bounds_the_models(rig: Rig, tmp_path: P
 # -- after a crash at any step -----------------------------------------------------
 
 
-async def crash_at(rig: Rig, items: list[PublishItem], number: int) -> str | None:
-    """Publish until the ``number``-th change to the disk; None when it came to its end."""
-    count = 0
-    word: str | None = None
+CHANGES = [
+    *((os, name) for name in ("mkdir", "rmdir", "chown", "chmod", "link", "unlink", "utime")),
+    (disk_calls, "rename_noreplace"),
+    (disk_calls, "fsync"),
+]
+"""The calls by which publishing changes the disk."""
 
-    def step(what: str) -> None:
-        nonlocal count, word
-        count += 1
-        if count == number:
-            word = what
-            raise Crash
 
-    try:
-        publishing._publish(rig.hdd, items, rig.ssd, lambda: None, step)
-    except Crash:
-        return word
+def crash_at(rig: Rig, items: list[PublishItem], number: int) -> str | None:
+    """Publish up to the ``number``-th change; say what it was, None when all were made."""
+    done: list[str] = []
+
+    def crashing(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def change(*args: object, **kwargs: object) -> object:
+            result = call(*args, **kwargs)
+            done.append(name)
+            if len(done) == number:
+                raise Crash
+            return result
+
+        return change
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in CHANGES:
+            patch.setattr(module, name, crashing(name, getattr(module, name)))
+        try:
+            publishing._publish(rig.hdd, items, rig.ssd, lambda: None)
+        except Crash:
+            return done[-1]
     return None
 
 
-@pytest.mark.usefixtures("way")
-async def test_publishing_again_finishes_after_a_crash_at_every_step(tmp_path: Path) -> None:
+async def test_publishing_again_finishes_after_a_crash_at_every_step(
+    tmp_path: Path, way: str
+) -> None:
     words = set()
     for number in range(1, 1000):
         folder = tmp_path / str(number)
         folder.mkdir()
         rig = Rig(folder)
         items = await rig.stage()
-        word = await crash_at(rig, items, number)
+        word = crash_at(rig, items, number)
         for destination in rig.destinations:  # never half-written
             assert (
                 not destination.exists()
@@ -297,7 +311,8 @@ async def test_publishing_again_finishes_after_a_crash_at_every_step(tmp_path: P
         assert not any(STAGING_NAME in path for path in rig.everything())
         if word is None:
             break
-    assert {"owner and mode set", "file published", "folder published"} <= words
+    moved = {"rename": {"rename_noreplace"}, "link": {"link", "unlink"}}[way]
+    assert {"mkdir", "chmod", "utime", "fsync"} | moved <= words
     assert number > 10
 
 
