@@ -1,6 +1,6 @@
-"""What the service asks of qBittorrent: the one Protocol we allow.
+"""What the service asks of qBittorrent.
 
-It exists because unit tests must fake qBittorrent, and nothing else.
+A Protocol, because unit tests must fake qBittorrent.
 `adapters/qbittorrent.py` is the real one; ``tests/contract`` proves that the
 fake and two real versions answer alike.
 """

@@ -1,37 +1,23 @@
-"""What the HTTP layer needs from the rest of the service.
-
-Described as protocols, so that this layer can be tested against a stand-in and
-never reaches past what it is given. `service.py` puts the real parts together.
-"""
+"""What the HTTP layer needs from the rest of the service; `service.py` provides it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..adapters.recovery_point import SavedState
 from ..core.model import Job, JobId, JobState, Notification, OnConflict
 from ..core.overview import Health, Overview
-
-
-class Accepted(Protocol):
-    """The outcome of `Jobs.accept`; `tasks/jobs.py` has the real one."""
-
-    @property
-    def job(self) -> Job:
-        """The job that stands for the torrent, on disk by now."""
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether the job was there before this notification."""
-
-    @property
-    def position(self) -> int:
-        """Place in the queue; 0 when the job is not in it."""
+from ..tasks.jobs import Accepted
 
 
 class Jobs(Protocol):
-    """The jobs as clients may act on them. Each call may raise `core.errors.Refused`."""
+    """The jobs as clients may act on them. Each call may raise `core.errors.Refused`.
+
+    `tasks.jobs.Jobs` is the real one. A protocol, because tests need jobs that fail or
+    hang at will, which a journal on a disk does not.
+    """
 
     async def accept(self, n: Notification, /) -> Accepted:
         """Make sure a job for this torrent is on disk. Not undone by cancellation."""
@@ -40,7 +26,7 @@ class Jobs(Protocol):
         """End a job that has not ended."""
 
     async def retry(self, job_id: JobId, /, *, on_conflict: OnConflict) -> Job:
-        """Queue a failed or cancelled job again."""
+        """Queue a failed, cancelled or cleared job again."""
 
     async def clear(self) -> int:
         """Take every job that is not running off the queue; how many there were."""
@@ -52,22 +38,6 @@ class Jobs(Protocol):
         self, *, state: JobState | None, limit: int, after: JobId | None
     ) -> Sequence[Job]:
         """Jobs, newest first; those older than ``after`` if it is given."""
-
-
-class SavedState(Protocol):
-    """A recovery point that was written."""
-
-    @property
-    def path(self) -> str:
-        """Where it is."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """What it holds."""
-
-    @property
-    def saved_at(self) -> float:
-        """When it was written: epoch seconds UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,7 +164,7 @@ async def _save(backend: Backend, _: Inputs) -> Reply:
     saved = await backend.save_state()
     return _render(
         200,
-        SaveAnswer(path=str(saved.path), counts=dict(saved.counts), saved_at=saved.saved_at),
+        SaveAnswer(path=saved.path, counts=dict(saved.counts), saved_at=saved.saved_at),
     )
 
 
@@ -248,7 +248,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/jobs/{job_id}/retry",
-        summary="Queue a failed or cancelled job again",
+        summary="Queue a failed, cancelled or cleared job again",
         handle=_retry,
         answers={202: JobAnswer},
         errors=(409, 503),

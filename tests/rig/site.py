@@ -20,6 +20,7 @@ import jsonschema
 import trio
 
 from qbm_trio.adapters.journal import Journal
+from qbm_trio.adapters.recovery_point import SavedState
 from qbm_trio.core.errors import NoSuchJob
 from qbm_trio.core.model import Job, JobId, JobState, Notification, OnConflict
 from qbm_trio.core.overview import (
@@ -29,7 +30,7 @@ from qbm_trio.core.overview import (
     QueueFigures,
     TierFigures,
 )
-from qbm_trio.tasks.jobs import Jobs
+from qbm_trio.tasks.jobs import Accepted, Jobs
 from qbm_trio.tasks.queue import JobQueue
 from qbm_trio.web.app import create_app
 from qbm_trio.web.backend import Backend
@@ -216,15 +217,6 @@ def _operation(method: str, path: str) -> Any:
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class StandInAccepted:
-    """What `StandIn.accept` gives."""
-
-    job: Job
-    duplicate: bool = False
-    position: int = 1
-
-
 @dataclass(kw_only=True)
 class StandIn:
     """Jobs without a disk, for what the real ones cannot be made to do at will."""
@@ -234,7 +226,7 @@ class StandIn:
     arrived: list[Notification] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
 
-    async def accept(self, n: Notification, /) -> StandInAccepted:
+    async def accept(self, n: Notification, /) -> Accepted:
         """Keep the notification in memory."""
         if self.refuse_with is not None:
             raise self.refuse_with
@@ -244,10 +236,10 @@ class StandIn:
         await trio.lowlevel.checkpoint()
         known = self.jobs.get(n.hash)
         if known is not None:
-            return StandInAccepted(job=known, duplicate=True)
+            return Accepted(job=known, duplicate=True, position=1)
         job = Job(id=JobId(f"job-{n.hash[-8:]}"), seq=len(self.jobs) + 1, hash=n.hash)
         self.jobs[n.hash] = job
-        return StandInAccepted(job=job)
+        return Accepted(job=job, duplicate=False, position=1)
 
     async def cancel(self, job_id: JobId, /) -> Job:
         """One job."""
@@ -281,15 +273,6 @@ class StandIn:
         return found[::-1][:limit]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """A recovery point that nobody wrote."""
-
-    path: Path = Path("/state/recovery.json")
-    counts: Mapping[str, int] = field(default_factory=lambda: {"jobs": 0, "copies": 0})
-    saved_at: float = 1_700_000_000.0
-
-
 def overview(**changes: Any) -> Overview:
     """An overview with plausible values."""
     values: dict[str, Any] = {
@@ -321,9 +304,11 @@ def backend(jobs: JobsInterface, **changes: Any) -> Backend:
         await trio.lowlevel.checkpoint()
         return overview()
 
-    async def save_state() -> Saved:
+    async def save_state() -> SavedState:
         await trio.lowlevel.checkpoint()
-        return Saved()
+        return SavedState(
+            path="/state/recovery.json", counts={"jobs": 0, "copies": 0}, saved_at=1_700_000_000.0
+        )
 
     values: dict[str, Any] = {
         "jobs": jobs,
