@@ -1,8 +1,8 @@
 """hypercorn's HTTP/1.1 protocol, narrowed to what this service speaks.
 
 This module and `connection.py` build on parts of hypercorn that are not its public
-interface; the version is pinned and ``tests/unit/test_web_hypercorn.py`` says which
-parts, and fails when one of them changes.
+interface; the locks hold its version, and ``tests/unit/test_web_hypercorn.py`` says
+which parts, and fails when one of them changes.
 """
 
 from __future__ import annotations
