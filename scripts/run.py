@@ -13,6 +13,10 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+FOLDERS = ("DOWNLOAD_PATH_SSD", "FINAL_DEST_BASE_HDD")
+ASK_ONLY = (["--version"], ["--help"], ["-h"])
+BAD_SETTINGS = 2  # as the service ends with them
+
 TEMPLATE = """\
 # Settings of qbm-trio. docs/configuration.md lists all of them.
 # After a change: scripts/run --check-config
@@ -47,20 +51,25 @@ def write_template(path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    print(
-        f"scripts/run: wrote {path} with a new random HTTP_API_KEY (only you can read it).\n"
-        "scripts/run: now edit it: DOWNLOAD_PATH_SSD and FINAL_DEST_BASE_HDD (your folders),\n"
-        "scripts/run: QBIT_HOST, QBIT_PORT, QBIT_USERNAME, QBIT_PASSWORD (your qBittorrent);\n"
-        "scripts/run: then run it again.",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"wrote {path} with a new random HTTP_API_KEY (only you can read it).")
+
+
+def say(line: str) -> None:
+    """Tell the user, in the name of the script that was called."""
+    print(f"scripts/run: {line}", file=sys.stderr, flush=True)
 
 
 def main(env_file: Path, arguments: list[str]) -> None:
     """Become the service, with the file's values below the environment's own."""
-    if not env_file.exists():
+    if not env_file.exists() and arguments not in ASK_ONLY:
         write_template(env_file)
+        # The template's folders are a guess: only a person, or the environment, says where
+        # finished downloads are.
+        if not all(os.environ.get(name) for name in FOLDERS):
+            say("now edit it: DOWNLOAD_PATH_SSD and FINAL_DEST_BASE_HDD (your folders),")
+            say("QBIT_HOST, QBIT_PORT, QBIT_USERNAME, QBIT_PASSWORD (your qBittorrent);")
+            say("then run it again.")
+            sys.exit(BAD_SETTINGS)
     given = {
         name: value
         for name, value in dotenv_values(env_file, interpolate=False).items()

@@ -77,22 +77,46 @@ def test_any_other_argument_is_a_clear_error(arguments: list[str]) -> None:
     assert done.stdout == ""
 
 
-def test_the_first_start_from_the_checkout_writes_a_private_env_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--service"], ["--check-config"]])
+def test_the_first_start_from_the_checkout_writes_a_private_env_file_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "my settings.env"
-    first = run(RUN_PY, str(file), "--check-config", env={"HOME": str(tmp_path)})
-    assert first.returncode == 2  # the folders of the template are not there
+    (tmp_path / "qbm_trio.py").write_text("print('it started')\n")  # stands in for it
+    env = {"HOME": str(tmp_path), "PYTHONPATH": str(tmp_path), "HTTP_PORT": "0"}
+    first = run(RUN_PY, str(file), *arguments, env=env | {"DOWNLOAD_PATH_SSD": str(tmp_path)})
+    assert (first.returncode, first.stdout) == (2, "")
     assert "HTTP_API_KEY" in first.stderr
-    assert "then run it again" in first.stderr
-    assert "DOWNLOAD_PATH_SSD: /downloads/ssd does not exist" in first.stderr
+    assert "FINAL_DEST_BASE_HDD" in first.stderr
+    assert first.stderr.endswith("then run it again.\n")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = file.read_text()
-    second = run(RUN_PY, str(file), "--check-config", env={"HOME": str(tmp_path)})
-    assert second.returncode == 2
-    assert "wrote" not in second.stderr
+    second = run(RUN_PY, str(file), *arguments, env=env)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "it started\n", "")
     assert file.read_text() == text
     key = text.split("\nHTTP_API_KEY=")[1].split("\n")[0]
     assert len(key) >= 43
     assert key not in first.stderr + first.stdout
+
+
+def test_the_first_start_goes_on_where_the_environment_gives_both_folders(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    del environ["HTTP_API_KEY"]
+    done = run(RUN_PY, str(file), "--check-config", env=environ | {"HOME": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (0, "The settings can be used.\n")
+    assert "now edit it" not in done.stderr
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help", "-h"])
+def test_a_question_to_the_program_writes_no_env_file(tmp_path: Path, argument: str) -> None:
+    done = run(RUN_PY, str(tmp_path / ".env"), argument, env={"HOME": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "qbm-trio" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_in_the_env_file_is_run_or_expanded(
