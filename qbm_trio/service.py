@@ -68,7 +68,7 @@ def main(settings: Settings) -> int:
     with logging_to(settings):
         try:
             with held(settings.state_dir):
-                _calm_the_collector()
+                calm_the_collector()
                 return trio.run(run, settings)
         except* QbmError as group:
             for error in _leaves(group):
@@ -83,7 +83,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-def _calm_the_collector() -> None:
+def calm_the_collector() -> None:
+    """Have garbage collected rarely, and look at what lives on even less often."""
     # Everything imported so far stays: looking through it at each collection
     # costs about a fifth of the request rate.
     gc.collect()

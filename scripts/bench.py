@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 import time
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from qbm_trio.service import calm_the_collector
 from scripts.benchmarks import copies, notify, report, resident
 from scripts.benchmarks.machine import MIB, Places, describe, file_system, places
 from scripts.benchmarks.model import BenchFailed, Row, Target
@@ -197,10 +197,9 @@ def main(arguments: list[str]) -> int:
     if not console.is_terminal:
         console = Console(highlight=False, width=190)
     leave_on_signals()
-    # As the service does at its start.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    calm_the_collector()  # copies are made in this process, and shall cost what they do there
     began = time.monotonic()
+    where = None
     try:
         with ExitStack() as stack:
             try:
@@ -211,7 +210,8 @@ def main(arguments: list[str]) -> int:
             finally:
                 ignore_signals()
     except KeyboardInterrupt:
-        console.print("\nStopped. Everything is cleaned up.")
+        console.print("\nStopped.")
+        _say_what_is_left(console, where)
         return 130
     except (BenchFailed, RuntimeError, TimeoutError) as error:
         print(f"scripts/bench: FAILED: {error}", file=sys.stderr)
@@ -228,8 +228,20 @@ def main(arguments: list[str]) -> int:
         )
     report.print_table(console, rows)
     console.print(Text(f"{output / 'bench.png'}, {output / 'bench.json'}"))
-    console.print(f"Done in {time.monotonic() - began:.0f} s. Everything is cleaned up.")
+    console.print(f"Done in {time.monotonic() - began:.0f} s.")
+    _say_what_is_left(console, where)
     return 0
+
+
+def _say_what_is_left(console: Console, where: Places | None) -> None:
+    """Claim that all is cleaned up only if it is; nothing is known without ``where``."""
+    if where is None:
+        return
+    folders = (where.work, where.ssd, where.hdd, where.memory)
+    left = [str(folder) for folder in folders if folder is not None and folder.exists()]
+    console.print(
+        Text(f"Could not be removed: {', '.join(left)}" if left else "Everything is cleaned up.")
+    )
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
