@@ -234,18 +234,26 @@ class Jobs:
                 self._follow(each)
 
     async def wait(
-        self, job_id: JobId, reason: WaitReason, message: str, *, delay_s: float, failed: bool
+        self,
+        job_id: JobId,
+        reason: WaitReason,
+        message: str,
+        *,
+        delay_s: float,
+        attempts: int | None = None,
     ) -> Job:
-        """Put a job aside until ``delay_s`` from now, or until its reason is gone."""
+        """Put a job aside until ``delay_s`` from now, or until its reason is gone.
+
+        ``attempts`` is how many have failed; None: this wait is no failure.
+        """
         now = self._clock()
         changes: dict[str, object] = {
             "wait_reason": reason,
             "next_at": now + delay_s,
             "error": message,
         }
-        if failed:
-            known = self._alive.get(job_id)  # None: cancelled meanwhile; the journal refuses
-            changes["attempts"] = (known.attempts if known else 0) + 1
+        if attempts is not None:
+            changes["attempts"] = attempts
         return await self._move(job_id, Event.WAIT, changes, now=now)
 
     async def due(self, job_id: JobId) -> Job:
@@ -259,7 +267,7 @@ class Jobs:
         )
 
     async def fail(self, job_id: JobId, code: str, message: str, *, attempts: int) -> Job:
-        """The job failed for good; its user can retry it."""
+        """The job failed for good, after so many ``attempts``; its user can retry it."""
         changes = {"error_code": code, "error": message, "attempts": attempts}
         return await self._move(job_id, Event.FAIL, changes)
 

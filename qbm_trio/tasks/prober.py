@@ -10,6 +10,7 @@ import trio
 from ..core.client import QbittorrentClient
 from ..core.errors import QbittorrentError
 from ..core.model import WaitReason
+from ..core.retry import backoff_s
 from .waits import Waits
 
 log = logging.getLogger(__name__)
@@ -45,5 +46,5 @@ async def keep_contact(client: QbittorrentClient, waits: Waits) -> None:
                 continue
         # Counted over a minute without calm, so that one call that always fails
         # does not wake every job, and make every call, again and again.
-        await trio.sleep(min(LONGEST_S, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1))
         failures += 1
+        await trio.sleep(backoff_s(failures, jitter=random.random(), longest_s=LONGEST_S))

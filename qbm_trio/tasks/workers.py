@@ -27,7 +27,7 @@ from ..core.errors import (
 from ..core.lifecycle import IllegalMove
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Progress, WaitReason
 from ..core.overview import RunningJob
-from ..core.retry import LONGEST_DELAY_S, backoff_s, gives_up
+from ..core.retry import LONGEST_DELAY_S, backoff_s
 from ..logs import job_context
 from .jobs import Jobs
 from .waits import Waits
@@ -220,9 +220,9 @@ class Workers:
         except QbittorrentError as error:
             await self._put_aside(job_id, WaitReason.QBITTORRENT, str(error))
         except Retryable as error:
-            await self._failed_attempt(job_id, error)
+            await self._failed_attempt(running, error)
         except Fatal as error:
-            await self._fail(job_id, error.code, str(error))
+            await self._fail(running, error.code, str(error))
         except (JournalUnwritable, IllegalMove, WrongState):
             raise
         except Exception:
@@ -230,7 +230,7 @@ class Workers:
             # trip the service again at each start: it fails, loudly.
             log.exception("a bug ended this job")
             await self._fail(
-                job_id,
+                running,
                 "internal_error",
                 "the service met a bug of its own; nothing on the SSD was changed; "
                 "the log has the details: please report them, then retry the job",
@@ -240,29 +240,29 @@ class Workers:
         self, job_id: JobId, reason: WaitReason, message: str, *, delay_s: float = LONGEST_DELAY_S
     ) -> None:
         try:
-            await self._jobs.wait(job_id, reason, message, delay_s=delay_s, failed=False)
+            await self._jobs.wait(job_id, reason, message, delay_s=delay_s)
         except IllegalMove:
             return
         self._waits.add(job_id, reason, delay_s)
         log.info("waiting (%s): %s", reason, message)
 
-    async def _failed_attempt(self, job_id: JobId, error: Retryable) -> None:
-        known = self._jobs.of(job_id)
-        attempts = (known.attempts if known else 0) + 1
-        if gives_up(attempts, allowed=self._attempts_allowed):
-            await self._fail(job_id, error.code, f"{error} (tried {attempts} times)")
+    async def _failed_attempt(self, running: Running, error: Retryable) -> None:
+        job_id, attempts = running.job.id, running.job.attempts + 1
+        if attempts >= self._attempts_allowed:
+            await self._fail(running, error.code, f"{error} (tried {attempts} times)")
             return
         delay_s = backoff_s(attempts, jitter=random.random())
-        await self._jobs.wait(job_id, WaitReason.RETRY, str(error), delay_s=delay_s, failed=True)
+        await self._jobs.wait(
+            job_id, WaitReason.RETRY, str(error), delay_s=delay_s, attempts=attempts
+        )
         self._waits.add(job_id, WaitReason.RETRY, delay_s)
         log.warning("attempt %d failed, again in %.0f s: %s", attempts, delay_s, error)
 
-    async def _fail(self, job_id: JobId, code: str, message: str) -> None:
-        known = self._jobs.of(job_id)
-        attempts = (known.attempts if known else 0) + 1
-        await self._jobs.fail(job_id, code, message, attempts=attempts)
+    async def _fail(self, running: Running, code: str, message: str) -> None:
+        job = running.job
+        await self._jobs.fail(job.id, code, message, attempts=job.attempts + 1)
         log.error("failed (%s): %s", code, message)
-        await self._drop_partial_data(job_id)
+        await self._drop_partial_data(job.id)
 
     async def _drop_partial_data(self, job_id: JobId) -> None:
         try:

@@ -118,7 +118,7 @@ async def test_the_same_torrent_is_the_same_job_while_it_is_queued_waiting_or_ru
 
     queued = await again()
     assert (queued.job.id, queued.duplicate, queued.position) == (first.job.id, True, 1)
-    await world.jobs.wait(first.job.id, WaitReason.SPACE, "full", delay_s=9, failed=False)
+    await world.jobs.wait(first.job.id, WaitReason.SPACE, "full", delay_s=9)
     waiting = await again()
     assert (waiting.job.id, waiting.duplicate, waiting.position) == (first.job.id, True, 0)
     await world.jobs.due(first.job.id)
@@ -315,7 +315,7 @@ async def test_a_job_that_publishes_or_tags_is_not_cancelled(world: World, phase
 
 async def test_only_a_cancel_stops_a_running_job(world: World) -> None:
     job = await world.running(A, stop=lambda: pytest.fail("it was stopped"))
-    await world.jobs.wait(job.id, WaitReason.SPACE, "full", delay_s=1, failed=False)
+    await world.jobs.wait(job.id, WaitReason.SPACE, "full", delay_s=1)
     await world.jobs.cancel(job.id)  # its worker has let go of it: nothing to stop
 
 
@@ -335,7 +335,7 @@ async def test_a_second_worker_does_not_take_the_first_ones_stop_away(world: Wor
 async def test_clearing_spares_what_runs_and_stays_in_force_after_a_restart(world: World) -> None:
     running = await world.running(A)
     waiting = await world.running(B)
-    await world.jobs.wait(waiting.id, WaitReason.RETRY, "x", delay_s=1, failed=True)
+    await world.jobs.wait(waiting.id, WaitReason.RETRY, "x", delay_s=1, attempts=1)
     queued = await world.accept(V2)
     assert await world.jobs.clear() == 2
     assert await world.jobs.clear() == 0
@@ -367,7 +367,7 @@ async def test_a_restart_finds_every_live_job_as_it_was_and_the_running_ones_fir
     ran = await world.running(A)
     await world.jobs.enter(ran.id, Phase.COPYING, bytes_total=7)
     waiting = await world.running(B)
-    await world.jobs.wait(waiting.id, WaitReason.TIER, "not mounted", delay_s=30, failed=False)
+    await world.jobs.wait(waiting.id, WaitReason.TIER, "not mounted", delay_s=30)
     urgent = await world.accept(V2, 9)
     after = await world.restart()
     assert after.line() == [ran.id, urgent.id]
@@ -385,9 +385,9 @@ async def test_a_failed_attempt_of_a_job_cancelled_meanwhile_is_an_illegal_move_
 ) -> None:
     job = await world.running(A)
     await world.jobs.cancel(job.id)
-    for failed in (True, False):
+    for attempts in (1, None):
         with pytest.raises(IllegalMove):
-            await world.jobs.wait(job.id, WaitReason.RETRY, "late", delay_s=1, failed=failed)
+            await world.jobs.wait(job.id, WaitReason.RETRY, "late", delay_s=1, attempts=attempts)
 
 
 # -- two hashes of one torrent ----------------------------------------------
@@ -408,7 +408,7 @@ async def test_the_later_one_that_runs_is_merged_into_the_earlier_which_moves_up
     world: World,
 ) -> None:
     earlier = await world.running(V2)
-    await world.jobs.wait(earlier.id, WaitReason.RETRY, "x", delay_s=1, failed=True)
+    await world.jobs.wait(earlier.id, WaitReason.RETRY, "x", delay_s=1, attempts=1)
     later = await world.accept(A, 8)
     await world.jobs.begin(later.id, lambda: pytest.fail("it was stopped"))
     await world.jobs.due(earlier.id)

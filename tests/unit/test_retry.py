@@ -1,17 +1,17 @@
-"""When a failed job is tried again, and when it has failed for good."""
+"""When what failed is tried again."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbm_trio.core.retry import backoff_s, gives_up
+from qbm_trio.core.retry import backoff_s
 
 
 def test_the_delay_doubles_from_one_second_to_five_minutes() -> None:
     delays = [backoff_s(n, jitter=1.0) for n in range(1, 12)]
     assert delays == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    assert [backoff_s(n, jitter=1.0, longest_s=5) for n in (1, 3, 4, 9)] == [1, 4, 5, 5]
 
 
 @given(st.integers(1, 10**9), st.floats(0, 1))
@@ -24,10 +24,3 @@ def test_jitter_takes_away_at_most_half_and_no_count_of_failures_overflows(
 
 def test_jobs_that_failed_together_come_back_apart() -> None:
     assert len({backoff_s(5, jitter=n / 100) for n in range(100)}) == 100
-
-
-@pytest.mark.parametrize(
-    ("attempts", "allowed", "given_up"), [(1, 3, False), (2, 3, False), (3, 3, True), (1, 1, True)]
-)
-def test_a_job_is_tried_as_often_as_allowed(attempts: int, allowed: int, given_up: bool) -> None:
-    assert gives_up(attempts, allowed=allowed) is given_up

@@ -34,7 +34,7 @@ class World:
         job = (await self.jobs.accept(Notification(hash=f"{n:040x}"))).job
         assert await self.jobs.queue.take() == job.id
         await self.jobs.begin(job.id, lambda: None)
-        await self.jobs.wait(job.id, reason, "x", delay_s=delay_s, failed=False)
+        await self.jobs.wait(job.id, reason, "x", delay_s=delay_s)
         self.waits.add(job.id, reason, delay_s)
         return job.id
 
@@ -132,7 +132,7 @@ async def test_a_bounded_wake_looks_at_those_that_wait_longest_and_comes_to_all_
             assert len(woken) == 2
             for job_id in woken:
                 assert await world.jobs.queue.take() == job_id
-                await world.jobs.wait(job_id, WaitReason.SPACE, "x", delay_s=300, failed=False)
+                await world.jobs.wait(job_id, WaitReason.SPACE, "x", delay_s=300)
                 world.waits.add(job_id, WaitReason.SPACE, 300)
         assert seen == [*jobs[1:], *jobs[1:]]
 
@@ -226,7 +226,7 @@ async def test_a_job_that_waits_again_before_its_return_was_reported_is_not_forg
         world.waits.add(job_id, WaitReason.SPACE, 20)
         world.journal.let_go()
         assert (await world.comes_back())[0] == job_id
-        await world.jobs.wait(job_id, WaitReason.SPACE, "x", delay_s=20, failed=False)
+        await world.jobs.wait(job_id, WaitReason.SPACE, "x", delay_s=20)
         assert await world.comes_back() == (job_id, 31)
 
 
