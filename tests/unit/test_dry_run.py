@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trio.testing import wait_all_tasks_blocked
 
 from qbm_trio.core.model import JobState
 from tests.fakes.qbittorrent import FakeQbittorrent, away
@@ -51,7 +52,10 @@ async def test_it_waits_for_qbittorrent(tmp_path: Path, caplog: pytest.LogCaptur
     fake = FakeQbittorrent()
     fake.down = away()
     async with inside(tmp_path, client=fake, DRY_RUN="true") as service:
+        await condition(lambda: "qBittorrent: " in caplog.text)
         made = make(service.ssd, "T", 100)
         await service.notify(fake.add(made.data, save_path=str(service.ssd)))
+        await wait_all_tasks_blocked()
+        assert "dry run: job" not in caplog.text, "neither a plan nor a warning"
         fake.down = None
         await condition(lambda: "would copy" in caplog.text)

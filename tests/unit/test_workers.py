@@ -112,6 +112,24 @@ async def test_waiting_is_no_failed_attempt_and_never_gives_up(
         assert world.discarded == [], "what is copied stays for the next look"
 
 
+async def test_jobs_that_wait_for_space_look_again_when_another_ends_not_when_they_wait_anew(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
+        nursery.start_soon(world.waits.wake_for_space, lambda: world.workers.job_ended)
+        full = MustWait("full", reason=WaitReason.SPACE, delay_s=300)
+        world.work = failing(full, full)
+        waiting = [await world.accept(n) for n in range(2)]
+        await world.until(waiting[1], JobState.WAITING)
+        await trio.sleep(100)
+        world.work = world.quick
+        other = await world.accept(2)
+        for job_id in waiting:
+            await world.until(job_id, JobState.DONE)
+        assert world.begun[2:] == [(other, 100), (waiting[0], 101), (waiting[1], 102)]
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_cannot_be_helped_fails_at_once_with_its_code(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
