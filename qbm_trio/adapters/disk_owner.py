@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _REFUSED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -43,7 +44,7 @@ def follow_owner_and_mode(
         except OSError as error:
             if error.errno not in _REFUSED:
                 raise
-            with suppress(PermissionError):
+            with _where_permitted():
                 _chown(name, -1, model.st_gid, dir_fd)
     folder = stat.S_ISDIR(now.st_mode)
     keep = 0o777 | (stat.S_ISGID if folder else 0)
@@ -51,12 +52,18 @@ def follow_owner_and_mode(
     mode = model.st_mode & keep | own | at_least
     # After chown, which clears such bits.
     if changed or mode != stat.S_IMODE(now.st_mode):
-        try:
+        with _where_permitted():
             # Nobody else can put a link here: the folder is ours alone.
             os.chmod(name, mode, dir_fd=dir_fd)
-        except OSError as error:
-            if error.errno not in _REFUSED:
-                raise
+
+
+@contextmanager
+def _where_permitted() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
 
 
 def _chown(name: str, user: int, group: int, dir_fd: int | None) -> None:

@@ -84,7 +84,10 @@ class Tier:
         except JobError as error:
             # Known at once, so that the next good probe tells those who wait.
             self.troubled_by(error)
-            raise
+            if isinstance(error, MustWait):
+                raise
+            # A disk that was pulled out answers EIO: no job fails for that.
+            raise MustWait(str(error), reason=WaitReason.TIER) from error
 
     def troubled_by(self, error: JobError) -> None:
         """Remember what is wrong; say it once, not at each probe."""

@@ -13,7 +13,7 @@ import trio
 
 from qbm_trio.adapters import disk, journal_jobs
 from qbm_trio.adapters.journal import Journal
-from qbm_trio.core.errors import MustWait, SameStorage
+from qbm_trio.core.errors import DiskError, MustWait, SameStorage
 from qbm_trio.core.model import JobId, Progress, WaitReason
 from qbm_trio.tasks.tiers import SILENT_S, Tiers
 from tests.rig.journals import running
@@ -54,6 +54,24 @@ async def test_unprepared_tiers_are_not(tmp_path: Path) -> None:
     async with tiers_on(tmp_path) as (tiers, _):
         with pytest.raises(MustWait, match="no marker yet"):
             await tiers.require()
+
+
+async def test_jobs_wait_for_a_disk_that_answers_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that was pulled out: EIO, not a missing folder. No job fails for that."""
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+
+        async def refuse(root: Path, *_: object, **__: object) -> None:
+            raise DiskError(f"{root}: input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(disk, "check_marker", refuse)
+            with pytest.raises(MustWait, match="input/output") as caught:
+                await tiers.require()
+        assert caught.value.reason is WaitReason.TIER
+        assert tiers.problems
 
 
 async def test_in_a_dry_run_no_marker_is_made(tmp_path: Path) -> None:
