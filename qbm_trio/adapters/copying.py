@@ -210,43 +210,45 @@ class _Copy:
         self._recopied += 1
 
     def _rewrite(self, segment: Segment, data: bytes) -> None:
-        item = self._items.get(segment.position)
-        if item is not None and item.staged is not None:
-            self._writer.rewrite(
-                segment.position, item.staged, segment.offset_bytes, memoryview(data)
-            )
+        staged = self._staged(segment.position)
+        if staged is not None:
+            self._writer.rewrite(segment.position, staged, segment.offset_bytes, memoryview(data))
 
     def _blame(self, piece: Piece, segments: Sequence[Segment]) -> None:
         """Raise for a piece that fails also when read again."""
-        borrowed = [s for s in segments if self._is_published(s.position)]
+        borrowed = [p for s in segments if (p := self._borrowed(s.position)) is not None]
         if borrowed:
             parts = [self._reread(segment, published=False) for segment in segments]
             if matches(self._metainfo, piece, parts):
-                published = self._items[borrowed[0].position].published
                 raise DestinationConflict(
-                    f"{published} no longer matches the torrent (piece {piece.number}); "
+                    f"{borrowed[0]} no longer matches the torrent (piece {piece.number}); "
                     "retry the job to have it compared anew"
                 )
         raise corrupt(self._items, piece, segments)
 
-    def _is_copied(self, position: int) -> bool:
+    def _staged(self, position: int) -> Path | None:
+        """Where the file is copied to; None when it is not copied."""
         item = self._items.get(position)
-        return item is not None and item.staged is not None
+        return item.staged if item is not None else None
 
-    def _is_published(self, position: int) -> bool:
+    def _borrowed(self, position: int) -> Path | None:
+        """The published file that is read in the place of the source, if any."""
         item = self._items.get(position)
-        return item is not None and item.staged is None and item.published is not None
+        return item.published if item is not None and item.staged is None else None
 
     def _copied_segments(self, piece: Piece) -> list[Segment]:
-        return [s for s in segments_of(self._metainfo, piece) if self._is_copied(s.position)]
+        return [
+            s for s in segments_of(self._metainfo, piece) if self._staged(s.position) is not None
+        ]
 
     def _reread(self, segment: Segment, *, published: bool) -> bytes:
         item = self._items.get(segment.position)
         if item is None:
             return bytes(segment.size_bytes)
         source = Input(path=item.source, size_bytes=item.size_bytes)
-        if published and item.staged is None and item.published is not None:
-            source = _on_hdd(item, item.published)
+        borrowed = self._borrowed(segment.position)
+        if published and borrowed is not None:
+            source = _on_hdd(item, borrowed)
         return read_from_disk(source, segment)
 
     # -- pieces with bytes of unwanted files ---------------------------------

@@ -245,7 +245,6 @@ async def check_not_aliased(
     other: Path,
     *,
     instance_id: str,
-    files: tuple[Path, Path] | None = None,
     limiter: trio.CapacityLimiter,
 ) -> None:
     """Prove that two folders are not two views of one place (a pool, a bind mount).
@@ -257,7 +256,6 @@ async def check_not_aliased(
         one: a folder on the SSD.
         other: the folder on the HDD that would stand for it.
         instance_id: names the probes, so that leftovers of a crash are known as ours.
-        files: a file below each, which must not be the same one.
         limiter: for the thread.
 
     Raises:
@@ -267,8 +265,6 @@ async def check_not_aliased(
     """
 
     def call() -> None:
-        if files is not None:
-            _refuse_same(*files)
         _refuse_same(one, other)
         for made, seen in ((one, other), (other, one)):
             remove_old_probes(made, instance_id)

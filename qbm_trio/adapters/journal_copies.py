@@ -8,7 +8,7 @@ put in place and *published* after the last one has been synced.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.model import JobId, TorrentId, Verification
@@ -23,7 +23,7 @@ class CopyFile:
     size_bytes: int
     mtime_ns: int | None  #: as published, or about to be
     ours: bool  #: put there by this service, not found there and adopted
-    inode: int | None = None  #: by `inode_of`; tells our file, once begun, from another
+    inode: int | None = None  #: by `recorded_inode`; tells our file, once begun, from another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +84,14 @@ def files(connection: sqlite3.Connection, torrent_id: TorrentId) -> list[CopyFil
     ]
 
 
-def claims(
-    connection: sqlite3.Connection, paths: Iterable[str]
-) -> dict[str, list[tuple[TorrentId, bool]]]:
-    """Who has each of these paths, and whether this service put it there for them."""
-    return {
-        path: [
-            (TorrentId(torrent_id), bool(ours))
-            for torrent_id, ours in connection.execute(
-                "SELECT torrent_id, ours FROM copy_files WHERE path = ?", (path,)
-            )
-        ]
-        for path in paths
-    }
+def claims(connection: sqlite3.Connection, path: str) -> list[tuple[TorrentId, bool]]:
+    """Who has this path, and whether this service put it there for them."""
+    return [
+        (TorrentId(torrent_id), bool(ours))
+        for torrent_id, ours in connection.execute(
+            "SELECT torrent_id, ours FROM copy_files WHERE path = ?", (path,)
+        )
+    ]
 
 
 def begin(connection: sqlite3.Connection, copy: Copy, entries: Sequence[CopyFile]) -> None:

@@ -27,8 +27,8 @@ from ..core.model import (
 )
 
 _COLUMNS: Final = ", ".join(Job.__dataclass_fields__)
-_ALIVE: Final = "state IN ('queued', 'waiting', 'running')"
-_IN_ORDER: Final = "ORDER BY head DESC, priority DESC, seq"
+ALIVE: Final = "state IN ('queued', 'waiting', 'running')"
+IN_ORDER: Final = "ORDER BY head DESC, priority DESC, seq"
 
 COUNTED: Final = {
     Event.FINISH: "torrents_processed",
@@ -71,9 +71,9 @@ def _alive_with(connection: sqlite3.Connection, hashes: Sequence[str]) -> list[J
     return _select(
         connection,
         "WHERE seq IN ("
-        f"SELECT seq FROM jobs INDEXED BY jobs_alive WHERE {_ALIVE} AND hash IN ({marks})"
+        f"SELECT seq FROM jobs INDEXED BY jobs_alive WHERE {ALIVE} AND hash IN ({marks})"
         " UNION SELECT seq FROM jobs INDEXED BY jobs_by_torrent"
-        f" WHERE torrent_id IN ({marks}) AND {_ALIVE}) ORDER BY seq",
+        f" WHERE torrent_id IN ({marks}) AND {ALIVE}) ORDER BY seq",
         (*hashes, *hashes),
     )
 
@@ -177,15 +177,14 @@ def recent(connection: sqlite3.Connection, limit: int) -> list[Job]:
     """The jobs that ended last."""
     return _select(
         connection,
-        "WHERE finished_at IS NOT NULL AND state NOT IN ('queued', 'waiting', 'running')"
-        " ORDER BY finished_at DESC LIMIT ?",
+        f"WHERE finished_at IS NOT NULL AND NOT {ALIVE} ORDER BY finished_at DESC LIMIT ?",
         (limit,),
     )
 
 
 def alive(connection: sqlite3.Connection) -> list[Job]:
     """Every job with work to do, in the order of the queue."""
-    return _select(connection, f"WHERE {_ALIVE} {_IN_ORDER}")
+    return _select(connection, f"WHERE {ALIVE} {IN_ORDER}")
 
 
 def move(
@@ -393,6 +392,6 @@ def recover(connection: sqlite3.Connection, *, now: float) -> list[Job]:
 def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
     """Forget jobs that ended before a time; what was published stays recorded."""
     return connection.execute(
-        "DELETE FROM jobs WHERE finished_at < ? AND state NOT IN ('queued', 'waiting', 'running')",
+        f"DELETE FROM jobs WHERE finished_at < ? AND NOT {ALIVE}",
         (finished_before,),
     ).rowcount

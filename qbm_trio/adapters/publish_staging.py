@@ -37,17 +37,15 @@ async def prepare_staging(
     *,
     instance_id: str,
     job_id: str,
-    keep_files: bool = False,
     limiter: trio.CapacityLimiter,
 ) -> list[Path]:
-    """Make the job's staging folders, empty ones.
+    """Make the job's staging folders, empty ones: what an earlier try staged is removed.
 
     Args:
         base: the HDD's base folder.
         destinations: where the files will go, below ``base``; nothing is made there.
         instance_id: this service's own, from the journal.
         job_id: the job's.
-        keep_files: keep what an earlier try of the job staged; else it is removed.
         limiter: for the thread.
 
     Returns:
@@ -60,21 +58,18 @@ async def prepare_staging(
         DiskError: the system refused otherwise.
     """
     return await trio.to_thread.run_sync(
-        partial(_prepare, base, destinations, instance_id, job_id, keep_files), limiter=limiter
+        partial(_prepare, base, destinations, instance_id, job_id), limiter=limiter
     )
 
 
-def _prepare(
-    base: Path, destinations: Sequence[Path], instance_id: str, job_id: str, keep_files: bool
-) -> list[Path]:
+def _prepare(base: Path, destinations: Sequence[Path], instance_id: str, job_id: str) -> list[Path]:
     try:
         real_base = Path(os.path.realpath(base))
         home = _make_staging(real_base, instance_id, job_id)
         noted = set(_notes(home, real_base))
-        if not keep_files:
-            # The notes stay: what the last try learnt of the pool is still true.
-            for folder in (real_base, *noted):
-                _empty(folder / STAGING_NAME / instance_id / job_id)
+        # The notes stay: what the last try learnt of the pool is still true.
+        for folder in (real_base, *noted):
+            _empty(folder / STAGING_NAME / instance_id / job_id)
         chosen: dict[Path, Path] = {}  # by folder of the destination
         by_existing: dict[Path, Path] = {}
         staged = []

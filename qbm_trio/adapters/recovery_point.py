@@ -20,10 +20,10 @@ from typing import Any, Final
 import trio
 
 from ..core.errors import JournalUnwritable
-from ..core.lifecycle import ACTIVE
 from ..core.model import Job
 from . import journal_jobs
 from .journal import Journal
+from .journal_jobs import ALIVE, IN_ORDER
 
 FORMAT: Final = 1
 KEPT: Final = 5
@@ -132,8 +132,7 @@ def _copies(connection: sqlite3.Connection, *, after: str) -> _Page:
 
 _JOBS: Final = f"""
     SELECT {", ".join(Job.__dataclass_fields__)}
-    FROM jobs WHERE state IN ({", ".join(f"'{state}'" for state in sorted(ACTIVE))})
-    ORDER BY head DESC, priority DESC, seq
+    FROM jobs WHERE {ALIVE} {IN_ORDER}
 """
 
 _COPIES_AFTER: Final = """

@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         "a whole number from 0 to 19", ge=0, le=19,
     )  # fmt: skip
     copy_rate_limit_mb_s: float | None = _setting(
-        None, "Most that one copy reads, in 10⁶ bytes a second; empty for no limit",
+        None, "Most that all copies together write, in 10⁶ bytes a second; empty for no limit",
         "a number above 0", gt=0, allow_inf_nan=False,
     )  # fmt: skip
     max_concurrent_processes: int = _setting(
@@ -326,7 +326,7 @@ class Settings(BaseSettings):
 
     @property
     def copy_rate_limit_bytes_s(self) -> int | None:
-        """Most that one copy reads, in bytes a second; None for no limit."""
+        """Most that all copies together write, in bytes a second; None for no limit."""
         limit = self.copy_rate_limit_mb_s
         return None if limit is None else max(1, round(limit * MB))
 

@@ -129,11 +129,10 @@ class Destinations:
         """Prove that a differing file is this torrent's own, or that its user gave it up."""
         if job.on_conflict is OnConflict.SET_ASIDE:
             return
-        claims = await self._journal.do(partial(journal_copies.claims, paths=[str(file.on_hdd)]))
-        claimants = claims[str(file.on_hdd)]
+        claims = await self._journal.do(partial(journal_copies.claims, path=str(file.on_hdd)))
         # Begun is not enough: what stands there may be what kept us from publishing.
-        own = plan.published_before and (plan.torrent.id, True) in claimants
-        others = any(who != plan.torrent.id for who, _ in claimants)
+        own = plan.published_before and (plan.torrent.id, True) in claims
+        others = any(who != plan.torrent.id for who, _ in claims)
         if not own or others:
             raise DestinationConflict(
                 f"{path} exists and differs from the torrent's file"

@@ -104,10 +104,9 @@ def test_claims_name_every_torrent_that_has_the_path_and_whose_file_it_is(
 ) -> None:
     ops.begin(db, COPY, [entry(0, "shared", ours=True), entry(1, "mine", ours=True)])
     ops.begin(db, replace(COPY, torrent_id=B), [entry(0, "shared", ours=False)])
-    found = ops.claims(db, ["shared", "mine", "Shared"])
-    assert sorted(found["shared"]) == [(A, True), (B, False)]
-    assert found["mine"] == [(A, True)]
-    assert found["Shared"] == []
+    assert sorted(ops.claims(db, "shared")) == [(A, True), (B, False)]
+    assert ops.claims(db, "mine") == [(A, True)]
+    assert ops.claims(db, "Shared") == []
 
 
 def test_copies_outlive_their_jobs(db: sqlite3.Connection) -> None:

@@ -144,7 +144,7 @@ async def test_owner_and_group_follow_where_permitted(rig: Rig) -> None:
     assert (folder.st_uid, folder.st_gid) == (1234, 2345)
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL])
 async def test_where_owner_and_mode_are_not_permitted_publishing_goes_on(
     rig: Rig, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +152,7 @@ async def test_where_owner_and_mode_are_not_permitted_publishing_goes_on(
 
     def chown(path: object, uid: int, gid: int, **_: object) -> None:
         asked.append((uid, gid))
-        raise OSError(errno.EPERM, "no")
+        raise OSError(number, "no")
 
     def chmod(*_: object, **__: object) -> None:
         raise OSError(number, "no")
@@ -566,14 +566,6 @@ async def test_a_base_that_is_not_there_is_a_wait_for_the_tier(rig: Rig) -> None
         await rig.stage()
     assert caught.value.reason is WaitReason.TIER
     assert not rig.hdd.exists()
-
-
-async def test_files_of_an_earlier_try_are_kept_when_asked(rig: Rig) -> None:
-    items = await rig.stage()
-    await prepare_staging(
-        rig.hdd, rig.destinations, instance_id=ID, job_id=JOB, keep_files=True, limiter=LIMITER
-    )
-    assert all(i.staged.exists() for i in items)
 
 
 # -- setting aside -----------------------------------------------------------------------
