@@ -28,7 +28,7 @@ from rich.text import Text
 from scripts.rig.making import Sample, make
 from scripts.rig.qbt import Qbt, free_port, running
 from scripts.rig.screen import WIDE_COLUMNS, Landed, Row, Screen, landed_table
-from scripts.rig.service import DemoFailed, Service, wait_for
+from scripts.rig.service import Service, wait_for
 from scripts.rig.signals import ignore_signals, leave_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,7 @@ HOOK = ROOT / "examples" / "qbittorrent-notification.sh"
 COMMAND = f'"{HOOK}" "%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
 
 MIB = 2**20
+
 SAMPLES = (
     Sample(name="A Film (2026).mkv", category="movies", sizes={"A Film (2026).mkv": 40 * MIB}),
     Sample(
@@ -54,6 +55,10 @@ SAMPLES = (
 DOWNLOAD_LIMIT_BYTES_S = 30 * MIB  # slow enough to be seen
 COPY_LIMIT_MB_S = 6
 DEADLINE_S = 100.0  # in half a minute on an idle machine
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on, or did not end as it should; the message says why."""
 
 
 class Watch:
@@ -131,10 +136,14 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
         folder=folder / "config",
         ssd=ssd,
         hdd=hdd,
-        qbittorrent=downloader,
+        qbittorrent_port=downloader.web_port,
         key=key,
         port=port,
-        copy_limit_mb_s=COPY_LIMIT_MB_S,
+        settings={
+            "COPY_RATE_LIMIT_MB_S": str(COPY_LIMIT_MB_S),
+            "MAX_CONCURRENT_COPY_OPERATIONS": "2",
+            **{k: v for k, v in os.environ.items() if k.startswith("COVERAGE")},
+        },
     )
     stack.callback(service.stop)
     service.start()

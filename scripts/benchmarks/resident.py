@@ -11,11 +11,12 @@ from pathlib import Path
 
 from qbm_trio.core.model import Notification
 from scripts.rig.qbt import Qbt
+from scripts.rig.service import ROOT, clean_environment
 
 from . import notify
 from .machine import Places, settle
 from .model import BenchFailed, Row, Series, Target, plain_row
-from .server import ROOT, Server, clean_environment, fill_journal, serving
+from .server import Server, fill_journal, serving
 from .torrents import Content
 
 RSS_MB = 120

@@ -10,11 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,75 +22,32 @@ import trio
 from qbm_trio.adapters import journal_jobs
 from qbm_trio.adapters.journal import FILE_NAME, Journal
 from qbm_trio.core.model import JobId, Notification
-from scripts.rig.qbt import free_port
+from scripts.rig.service import ROOT, Service, clean_environment
 
 from .model import BenchFailed
 
-ROOT = Path(__file__).resolve().parents[2]
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def clean_environment() -> dict[str, str]:
-    """Nothing of a user's own settings; what a Python process needs."""
-    kept = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
-    return {name: os.environ[name] for name in kept if name in os.environ}
-
 
 @dataclass(kw_only=True)
-class Server:
-    """One service with a state directory of its own."""
+class Server(Service):
+    """A service that takes any number of jobs, perhaps on a core of its own."""
 
-    folder: Path
-    ssd: Path
-    hdd: Path
-    qbittorrent_port: int
-    settings: dict[str, str] = field(default_factory=dict)
     core: int | None = None  #: pinned to it
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def state(self) -> Path:
-        """Its state directory."""
-        return self.folder / "state"
+    def __post_init__(self) -> None:
+        self.settings = {"QUEUE_CAPACITY": "1000000", **self.settings}
 
     def start(self) -> None:
         """Start it; return once it answers."""
         self.spawn()
         self.wait_for_health(("healthy", "degraded"))
 
-    def spawn(self) -> None:
+    def spawn(self, *, new_session: bool = False) -> None:
         """Start it and wait for nothing."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        environ = {
-            "HTTP_PORT": str(self.port),
-            "HTTP_API_KEY": self.key,
-            "QBIT_HOST": "127.0.0.1",
-            "QBIT_PORT": str(self.qbittorrent_port),
-            "DOWNLOAD_PATH_SSD": str(self.ssd),
-            "FINAL_DEST_BASE_HDD": str(self.hdd),
-            "CONFIG_BASE": str(self.folder),
-            "STATE_DIR": str(self.state),
-            "DISK_SPACE_THRESHOLD_GB": "0",
-            "HDD_MIN_FREE_GB": "0",
-            "QUEUE_CAPACITY": "1000000",
-        }
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "qbm_trio", "--service"],
-                cwd=ROOT,
-                env=clean_environment() | environ | self.settings,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                preexec_fn=partial(pin, self.core),
-            )
-
-    @property
-    def output(self) -> Path:
-        """What it printed."""
-        return self.folder / "service.log"
+        super().spawn(new_session=new_session)
+        assert self.process is not None
+        if self.core is not None:
+            # It has one thread yet; those to come inherit this.
+            os.sched_setaffinity(self.process.pid, {self.core})
 
     def wait_for_health(self, statuses: Sequence[str], limit_s: float = 60) -> float:
         """Ask until ``/health`` says one of ``statuses``; return when it did (perf_counter)."""
@@ -106,19 +61,6 @@ class Server:
             time.sleep(0.002)
         words = self.output.read_text(errors="replace")[-2000:]
         raise BenchFailed(f"the service does not say {' or '.join(statuses)}:\n{words}")
-
-    def get(self, path: str, *, quiet: bool = False) -> Any:
-        """An answer as JSON; None, if ``quiet``, while nothing answers."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}", headers={"X-API-Key": self.key}
-        )
-        try:
-            with _OPENER.open(request, timeout=30) as answer:
-                return json.load(answer)
-        except OSError as error:
-            if quiet and not isinstance(error, urllib.error.HTTPError):
-                return None
-            raise BenchFailed(f"GET {path} failed: {error}") from error
 
     def copying(self) -> int:
         """How many copies run right now."""
@@ -164,7 +106,7 @@ def serving(server: Server) -> Iterator[Server]:
     try:
         server.start()
         yield server
-    except BenchFailed as error:
+    except (BenchFailed, RuntimeError) as error:
         words = server.output.read_text(errors="replace")[-2000:]
         raise BenchFailed(f"{error}\nthe service's last words:\n{words}") from error
     finally:
@@ -195,12 +137,6 @@ def fill_journal(state: Path, notifications: Sequence[Notification]) -> None:
 
     state.mkdir(parents=True, exist_ok=True)
     trio.run(fill)
-
-
-def pin(core: int | None) -> None:
-    """Keep this process on one core."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
 
 
 def start_load(*arguments: object, core: int | None) -> subprocess.Popen[bytes]:
