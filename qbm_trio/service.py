@@ -102,7 +102,7 @@ async def run(settings: Settings) -> int:
     journal = await trio.to_thread.run_sync(
         Journal.open, settings.state_dir, limiter=journal_thread
     )
-    stop = Stop(whole_s=settings.shutdown_grace_s + WHOLE_S)
+    stop = Shutdown(whole_s=settings.shutdown_grace_s + WHOLE_S)
     async with trio.open_nursery() as infra:
         await infra.start(stop.watch_signals)
         await infra.start(journal.run, journal_thread)
@@ -125,7 +125,7 @@ async def run(settings: Settings) -> int:
     return 0
 
 
-class Stop:
+class Shutdown:
     """That the service was told to stop, and the guard that it does."""
 
     def __init__(self, *, whole_s: float) -> None:
@@ -318,7 +318,7 @@ class Service:
         """
         return await recovery_point.save(self._journal, now=time.time(), limiter=self._files)
 
-    async def drain(self, stop: Stop) -> None:
+    async def drain(self, stop: Shutdown) -> None:
         """Stop in order: no new work, jobs, recovery point, journal, HTTP."""
         log.info("told to stop by %s: draining", signal.Signals(stop.signum).name)
         began = trio.current_time()

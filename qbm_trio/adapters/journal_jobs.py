@@ -335,7 +335,7 @@ def resolve(
     job_id: JobId,
     torrent_id: TorrentId,
     *,
-    aliases: Iterable[str],
+    hashes: Iterable[str],
     name: str,
     category: str,
     now: float,
@@ -355,8 +355,8 @@ def resolve(
         now=now,
         changes={"torrent_id": torrent_id, "name": name, "category": category},
     )
-    hashes = sorted({torrent_id, *aliases} - {""})
-    others = [o for o in _alive_with(connection, hashes) if o.id != job_id]
+    names = sorted({torrent_id, *hashes} - {""})
+    others = [o for o in _alive_with(connection, names) if o.id != job_id]
     # A later job that runs but has not resolved yet will come here and find this one.
     winner = next(
         (

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import trio
 
-from ..core.errors import DestinationConflict, JobError, SourceChanged, UnsafePath
+from ..core.errors import DestinationConflict, SourceChanged, UnsafePath
 from ..core.placement import PlannedFile
 from . import disk
 from .disk_errors import read_error, write_error
@@ -151,6 +151,5 @@ class _Folders:
         try:
             is_link = path.is_symlink()
         except OSError as error:
-            translated: JobError = read_error(error, path)
-            raise translated from error
+            raise read_error(error, path) from error
         return resolve_beneath(self._root, relative) if is_link else path

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from sqlite3 import Connection
 
 import outcome
 import trio
@@ -37,11 +36,6 @@ from ..core.model import (
 from .queue import JobQueue
 
 log = logging.getLogger(__name__)
-
-# Inside `Jobs`, which has a method of that name, `list` is no type.
-_Page = list[Job]
-_Ids = list[JobId]
-_Numbers = list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +96,7 @@ class Jobs:
         # No checkpoint from here to `_arriving`: two tasks would both admit the hash.
         self.queue.reserve()
         job_id = JobId(secrets.token_hex(8))
-        position: _Numbers = []
+        position: list[int] = []
         pending = self._journal.submit(
             partial(ops.admit, n=n, job_id=job_id, now=self._clock()),
             partial(self._arrived, n, position),
@@ -120,7 +114,7 @@ class Jobs:
             )
         return Accepted(job=job, duplicate=True, position=self.queue.position(job.id))
 
-    def _arrived(self, n: Notification, position: _Numbers, result: outcome.Outcome[Job]) -> None:
+    def _arrived(self, n: Notification, position: list[int], result: outcome.Outcome[Job]) -> None:
         self.queue.release()
         del self._arriving[n.hash]
         if isinstance(result, outcome.Value):
@@ -159,7 +153,7 @@ class Jobs:
         ).wait()
         return len(cleared)
 
-    def _cleared(self, result: outcome.Outcome[_Ids]) -> None:
+    def _cleared(self, result: outcome.Outcome[list[JobId]]) -> None:
         if isinstance(result, outcome.Value):
             for job_id in result.value:
                 self._forget(job_id)
@@ -173,7 +167,7 @@ class Jobs:
         """
         return await self._journal.do(partial(ops.get, job_id=job_id))
 
-    async def list(self, *, state: JobState | None, limit: int, after: JobId | None) -> _Page:
+    async def newest(self, *, state: JobState | None, limit: int, after: JobId | None) -> list[Job]:
         """Jobs, newest first, from the one after ``after``.
 
         Raises:
@@ -216,7 +210,7 @@ class Jobs:
                 ops.resolve,
                 job_id=job_id,
                 torrent_id=torrent.id,
-                aliases=(torrent.infohash_v1, torrent.infohash_v2),
+                hashes=(torrent.infohash_v1, torrent.infohash_v2),
                 name=torrent.name,
                 category=torrent.category,
                 now=self._clock(),
@@ -227,7 +221,7 @@ class Jobs:
             log.info("merged: %s and %s are one torrent", job.id, other.id)
         return job
 
-    def _resolved(self, result: outcome.Outcome[tuple[Job, _Page]]) -> None:
+    def _resolved(self, result: outcome.Outcome[tuple[Job, list[Job]]]) -> None:
         if isinstance(result, outcome.Value):
             job, changed = result.value
             for each in (job, *changed):
@@ -287,7 +281,7 @@ class Jobs:
         """The wall clock, epoch seconds UTC."""
         return self._clock()
 
-    def waiting(self) -> _Page:
+    def waiting(self) -> list[Job]:
         """The jobs that wait for a time or a condition."""
         return [j for j in self._alive.values() if j.state is JobState.WAITING]
 
@@ -312,9 +306,8 @@ class Jobs:
             partial(ops.move, job_id=job_id, event=event, now=at, changes=changes)
         )
 
-    async def _write(self, operation: Callable[[Connection], Job]) -> Job:
-        typed: Operation[Job] = operation
-        return await self._journal.submit(typed, self._written).wait()
+    async def _write(self, operation: Operation[Job]) -> Job:
+        return await self._journal.submit(operation, self._written).wait()
 
     def _written(self, result: outcome.Outcome[Job]) -> None:
         if isinstance(result, outcome.Value):

@@ -34,7 +34,7 @@ class Jobs(Protocol):
     async def get(self, job_id: JobId, /) -> Job:
         """One job."""
 
-    async def list(
+    async def newest(
         self, *, state: JobState | None, limit: int, after: JobId | None
     ) -> Sequence[Job]:
         """Jobs, newest first; those older than ``after`` if it is given."""

@@ -134,7 +134,7 @@ async def _clear(backend: Backend, _: Inputs) -> Reply:
 
 async def _list(backend: Backend, inputs: Inputs) -> Reply:
     query: JobsQuery = inputs.query
-    jobs = await backend.jobs.list(
+    jobs = await backend.jobs.newest(
         state=query.state,
         limit=query.limit,
         after=JobId(query.after) if query.after is not None else None,

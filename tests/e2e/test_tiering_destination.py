@@ -9,7 +9,7 @@ import pytest
 
 from qbm_trio.adapters import journal_copies
 from qbm_trio.adapters.publishing import publish
-from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome
+from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, TorrentId
 from tests.rig.inside import Inside, inside, put, tags
 from tests.rig.qbt import Qbt
 
@@ -49,7 +49,8 @@ async def test_identical_files_are_adopted_without_a_copy(qbt: Qbt, tmp_path: Pa
         assert (job.bytes_copied, job.bytes_total) == (0, 0)
         assert snapshot(service.hdd) == before
         assert tags(qbt, torrent.id) == {"ssd", "hdd"}
-        entries = await service.journal.do(partial(journal_copies.files, torrent_id=torrent.id))  # type: ignore[arg-type]
+        files = partial(journal_copies.files, torrent_id=TorrentId(torrent.id))
+        entries = await service.journal.do(files)
         assert [(e.path, e.ours) for e in entries] == [(f"There/{n}", False) for n in FILES]
 
 

@@ -264,7 +264,7 @@ class StandIn:
                 return job
         raise NoSuchJob(f"there is no job {job_id}")
 
-    async def list(
+    async def newest(
         self, *, state: JobState | None, limit: int, after: JobId | None
     ) -> Sequence[Job]:
         """All jobs, newest first."""

@@ -136,7 +136,7 @@ async def test_a_duplicate_is_answered_only_after_the_commit_of_the_first(world:
         world.journal.let_go()
     assert len({job.id for job in answers if isinstance(job, Job)}) == 1
     assert len(answers) == 5
-    assert len(await world.jobs.list(state=None, limit=9, after=None)) == 1
+    assert len(await world.jobs.newest(state=None, limit=9, after=None)) == 1
 
 
 async def test_when_the_first_cannot_be_written_its_duplicates_are_refused_with_it(
@@ -161,7 +161,9 @@ async def test_duplicates_of_a_job_that_is_cleared_at_once_do_not_both_become_jo
         world.journal.let_go()
     jobs = [a for a in answers if isinstance(a, Job)]
     assert len(jobs) == 3, answers
-    alive = [j for j in await world.jobs.list(state=None, limit=9, after=None) if not j.finished_at]
+    alive = [
+        j for j in await world.jobs.newest(state=None, limit=9, after=None) if not j.finished_at
+    ]
     assert len(alive) == 1
     assert [j.id for j in jobs].count(alive[0].id) == 2
 

@@ -150,12 +150,12 @@ def test_a_retry_is_refused_while_the_torrent_has_a_live_job(
     job = admit(db, A if known_as == "hash" else V2)
     if known_as != "hash":
         run(db, job)
-        resolve(db, job, aliases=())
+        resolve(db, job, hashes=())
     ops.cancel(db, job.id, now=3)
     other = admit_again(db, B if known_as == "torrent id of the other" else A)
     if known_as == "torrent id of the other":
         ops.begin(db, other.id, now=4)
-        resolve(db, other, aliases=())
+        resolve(db, other, hashes=())
     with pytest.raises(WrongState, match=other.id):
         ops.again(db, job.id, on_conflict=OnConflict.FAIL, now=5)
 
@@ -182,14 +182,14 @@ def test_two_jobs_of_one_torrent_become_one_with_the_higher_priority(
         run(db, other)
     run(db, job)
     if other_state == "resolved":
-        resolve(db, other, aliases=())
-    mine, changed = resolve(db, job, aliases=(V2, ""))
+        resolve(db, other, hashes=())
+    mine, changed = resolve(db, job, hashes=(V2, ""))
     assert mine == ops.get(db, job.id)
     assert all(c == ops.get(db, c.id) for c in changed)
     if other_state == "running" and not earlier:
         # It runs, and may be past stopping; it finds out by itself.
         assert (mine.state, changed) == (JobState.RUNNING, [])
-        assert resolve(db, other, aliases=())[0].state is JobState.MERGED
+        assert resolve(db, other, hashes=())[0].state is JobState.MERGED
 
     stays, goes = (other, job) if earlier or other_state == "resolved" else (job, other)
     merged, kept = ops.get(db, goes.id), ops.get(db, stays.id)
@@ -201,8 +201,8 @@ def test_two_jobs_of_one_torrent_become_one_with_the_higher_priority(
     assert {j.id for j in ops.alive(db)} == {stays.id, stranger.id}
 
 
-def resolve(db: sqlite3.Connection, job: Job, *, aliases: tuple[str, ...]) -> tuple[Job, list[Job]]:
-    return ops.resolve(db, job.id, A, aliases=aliases, name="seen", category="c", now=5)
+def resolve(db: sqlite3.Connection, job: Job, *, hashes: tuple[str, ...]) -> tuple[Job, list[Job]]:
+    return ops.resolve(db, job.id, A, hashes=hashes, name="seen", category="c", now=5)
 
 
 def test_all_later_ones_are_merged_and_the_ended_are_left_alone(db: sqlite3.Connection) -> None:
@@ -212,7 +212,7 @@ def test_all_later_ones_are_merged_and_the_ended_are_left_alone(db: sqlite3.Conn
     later = [ops.admit(db, Notification(hash=h, priority=p), job_id=JobId(h), now=2)
              for h, p in ((A, 7), (V2, 9))]  # fmt: skip
     run(db, job)
-    mine, changed = resolve(db, job, aliases=(V2,))
+    mine, changed = resolve(db, job, hashes=(V2,))
     assert [c.merged_into for c in changed] == [job.id, job.id]
     assert {c.id for c in changed} == {j.id for j in later}
     assert (mine.priority, mine.torrent_id, mine.name) == (9, A, "seen")
@@ -223,7 +223,7 @@ def test_a_cancelled_job_resolves_to_nothing(db: sqlite3.Connection) -> None:
     job = run(db, admit(db, A))
     ops.cancel(db, job.id, now=2)
     with pytest.raises(WrongState):
-        resolve(db, job, aliases=())
+        resolve(db, job, hashes=())
 
 
 # -- listing, pruning -------------------------------------------------------

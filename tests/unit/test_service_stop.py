@@ -14,7 +14,7 @@ import trio
 from qbm_trio import service as service_module
 from qbm_trio.adapters import recovery_point
 from qbm_trio.adapters.journal import Journal
-from qbm_trio.service import Service, Stop
+from qbm_trio.service import Service, Shutdown
 from qbm_trio.settings.loading import load
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ async def test_a_recovery_point_that_takes_too_long_does_not_cost_the_clean_end(
     monkeypatch.setattr(recovery_point, "_copies", lambda *_, **__: endless)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     journal = Journal.open(settings.state_dir)
-    stop = Stop(whole_s=60)
+    stop = Shutdown(whole_s=60)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(journal.run, trio.CapacityLimiter(1))

@@ -27,7 +27,7 @@ from tests.rig.torrents import Version
 FILES = {"a": 40_000, "b": 20_000}
 
 
-def add(fake: FakeQbittorrent, service: Inside, name: str, category: str = "") -> str:
+def add(fake: FakeQbittorrent, service: Inside, name: str, category: str = "") -> TorrentId:
     return fake.add(
         make(service.ssd, name, FILES).data, save_path=str(service.ssd), category=category
     )
@@ -108,7 +108,7 @@ async def test_qbittorrent_away_at_any_call_is_waited_for_and_counts_as_no_failu
         broken = False
         job = await service.ended(job.id)  # woken by the next good call
         assert job.outcome is Outcome.TIERED, job.error
-        assert fake.tags(id_) == {"ssd", "hdd"}  # type: ignore[arg-type]
+        assert fake.tags(id_) == {"ssd", "hdd"}
         assert service.contents().keys() == {"T/a", "T/b"}
 
 
@@ -144,7 +144,7 @@ async def test_a_category_changed_before_the_first_publishing_counts(tmp_path: P
         id_ = add(fake, service, "T", category="..")
         job = await service.tier(id_)
         assert job.error_code == "unsafe_path"
-        fake.change(id_, category="good")  # type: ignore[arg-type]
+        fake.change(id_, category="good")
         job = await service.tier(id_)
         assert job.destination == "good/T"
 

@@ -202,7 +202,7 @@ async def test_a_drain_starts_nothing_lets_short_jobs_end_and_interrupts_the_res
     assert trio.current_time() == 30
     assert [job_id for job_id, _ in world.begun] == [long, short]
     states = {
-        j.id: (j.state, j.head) for j in await world.jobs.list(state=None, limit=9, after=None)
+        j.id: (j.state, j.head) for j in await world.jobs.newest(state=None, limit=9, after=None)
     }
     assert states == {
         long: (JobState.QUEUED, True),
