@@ -15,7 +15,7 @@ from .model import WaitReason
 class QbmError(Exception):
     """Catches everything we raise deliberately."""
 
-    code: ClassVar[str] = "error"  #: one stable word for API, logs and metrics
+    code: ClassVar[str] = "error"  #: one stable word for API and logs
 
 
 class SettingsError(QbmError):

@@ -1,6 +1,6 @@
 """What the service says about itself, as plain values.
 
-`tasks/observer.py` gathers it, ``web/`` renders it: once as JSON, once as metrics.
+`tasks/observer.py` gathers it, ``web/`` renders it as JSON; metrics come later.
 """
 
 from __future__ import annotations
