@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,31 +158,42 @@ def _sync(path: str) -> None:
         os.close(fd)
 
 
-async def sync_adopted(base: Path, files: Sequence[Path], *, limiter: trio.CapacityLimiter) -> None:
+async def sync_adopted(
+    base: Path, judged: Mapping[Path, os.stat_result], *, limiter: trio.CapacityLimiter
+) -> None:
     """Get files that were adopted, not copied, onto the disk, and their folders.
 
-    Whoever put them there, an earlier try of ours too, may not have synced them.
+    Whoever put them there, an earlier try of ours too, may not have synced them. Since
+    they were hashed, hours may have gone by in which the others were copied: each must
+    still be the file that was judged.
 
     Args:
         base: the HDD's base folder.
-        files: real paths below it.
+        judged: real paths below it, with what stood there before it was hashed.
         limiter: one token is held meanwhile.
 
     Cancellation:
         Between two files.
 
     Raises:
+        DestinationChanged: one was changed or replaced since.
         MustWait, DiskError: they did not get there.
     """
 
     def call() -> None:
-        path = str(base)
+        at = str(base)
         try:
-            for path in [str(f) for f in files] + _chains(base, {str(f.parent) for f in files}):
+            for path, then in judged.items():
                 trio.from_thread.check_cancelled()
-                _sync(path)
+                at = str(path)
+                _sync(at)
+                if _identity(path.lstat()) != _identity(then):
+                    raise _changed(path)
+            for at in _chains(base, {str(path.parent) for path in judged}):
+                trio.from_thread.check_cancelled()
+                _sync(at)
         except OSError as error:
-            raise write_error(error, path) from error
+            raise write_error(error, at) from error
 
     await trio.to_thread.run_sync(call, limiter=limiter)
 
@@ -278,10 +289,7 @@ def _set_aside(path: Path, seen: os.stat_result) -> Path | None:
             fd = folders.open(str(path.parent))
             # A copy takes hours. What came meanwhile was compared with nothing.
             if _identity(os.stat(path.name, dir_fd=fd, follow_symlinks=False)) != _identity(seen):
-                raise DestinationChanged(
-                    f"{path} was changed or replaced while its copy was made; it was not "
-                    "touched, and the next try compares it anew"
-                )
+                raise _changed(path)
             for number in range(1000):
                 more = f"-{number}" if number else ""
                 new = shortened(path.name, f".qbm-conflict-{when}{more}")
@@ -296,6 +304,13 @@ def _set_aside(path: Path, seen: os.stat_result) -> Path | None:
         except OSError as error:
             raise write_error(error, path) from error
     raise UnsafePath(f"{path} could not be set aside: too many such names exist")
+
+
+def _changed(path: Path) -> DestinationChanged:
+    return DestinationChanged(
+        f"{path} was changed or replaced while the job worked; it was not touched, "
+        "and the next try compares it anew"
+    )
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

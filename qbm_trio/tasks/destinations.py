@@ -125,6 +125,18 @@ class Destinations:
         for on_ssd, on_hdd in await compute(folders, limiter=self._computing):
             await self._tiers.check_not_aliased(on_ssd, on_hdd)
 
+    async def require_still_ours(
+        self, job: Job, plan: Plan, seen: Sequence[Seen], in_the_way: Collection[Path]
+    ) -> None:
+        """Prove again that what `judge` found in the way may be set aside.
+
+        Raises:
+            DestinationConflict: another torrent has it by now.
+        """
+        for f in plan.files:
+            if f.wanted and seen[f.index].destination in in_the_way:
+                await self._require_ours(job, plan, f, seen[f.index].destination)
+
     async def _require_ours(self, job: Job, plan: Plan, file: PlannedFile, path: Path) -> None:
         """Prove that a differing file is this torrent's own, or that its user gave it up."""
         if job.on_conflict is OnConflict.SET_ASIDE:

@@ -333,6 +333,8 @@ class Tiering:
             bytes_total=running.progress.bytes_total,
             bytes_copied=report.bytes_copied,
         )
+        # Another torrent may have adopted one of them during a long copy.
+        await self._destinations.require_still_ours(running.job, plan, seen, in_the_way)
         for path, judged in in_the_way.items():
             moved = await set_aside(path, judged, limiter=self._tiers.hdd.limiter)
             if moved is not None:
@@ -346,7 +348,11 @@ class Tiering:
         )
         await sync_adopted(
             self._policy.hdd,
-            [i.published for i in items if i.published is not None],
+            {
+                i.published: there
+                for i in items
+                if i.published is not None and (there := seen[i.index].there) is not None
+            },
             limiter=self._tiers.hdd.limiter,
         )
         await self._journal.do(

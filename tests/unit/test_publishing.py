@@ -235,10 +235,11 @@ async def test_adopted_files_and_their_folders_are_synced(
         real(path)
 
     monkeypatch.setattr(publishing, "_sync", note)
-    await sync_adopted(rig.hdd, rig.destinations[:1], limiter=LIMITER)
+    one = rig.destinations[0]
+    await sync_adopted(rig.hdd, {one: one.stat()}, limiter=LIMITER)
     assert synced == ["tv/hd/Show/one.mkv", "tv/hd/Show", "tv/hd", "tv", "."]
     with pytest.raises(MustWait):
-        await sync_adopted(rig.hdd, [rig.hdd / "absent"], limiter=LIMITER)
+        await sync_adopted(rig.hdd, {rig.hdd / "absent": one.stat()}, limiter=LIMITER)
 
 
 async def test_a_linked_ssd_folder_still_bounds_the_models(rig: Rig, tmp_path: Path) -> None:

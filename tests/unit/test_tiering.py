@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any
 
 import pytest
@@ -18,7 +20,15 @@ from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.adapters.disk import DiskSpace
 from qbm_trio.adapters.publishing import publish
 from qbm_trio.core.errors import DiskError
-from qbm_trio.core.model import Job, JobState, Outcome, TorrentId, Verification, WaitReason
+from qbm_trio.core.model import (
+    Job,
+    JobState,
+    OnConflict,
+    Outcome,
+    TorrentId,
+    Verification,
+    WaitReason,
+)
 from qbm_trio.tasks.destinations import Destinations
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, condition, inside, make
@@ -288,6 +298,16 @@ async def test_what_was_changed_between_publishing_and_tagging_is_hashed_again(
         assert place.read_bytes() == right
 
 
+async def test_a_retry_by_hand_has_it_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with untagged(tmp_path, monkeypatch) as (service, job, reads):
+        assert await service.service.jobs.clear() == 1
+        await service.service.jobs.retry(job.id, on_conflict=OnConflict.FAIL)
+        await service.ended(job.id)
+        assert "identical" in reads
+
+
 async def test_another_job_of_the_torrent_has_it_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +349,69 @@ async def test_a_file_wanted_since_is_copied(
 async def _away_at_tags(fake: FakeQbittorrent, name: str) -> None:
     if name == "add_tags":
         fake.failures = [away()]
+
+
+# -- others write to the HDD during a long copy ---------------------------------------
+
+
+@pytest.mark.parametrize("how", ["written to", "cut short", "replaced"])
+async def test_an_adopted_file_that_changes_during_the_copy_is_judged_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        place = service.hdd / "T/a"
+        place.parent.mkdir()
+        shutil.copy(service.ssd / "T/a", place)
+
+        async def copy(*arguments: Any, **more: Any) -> Any:
+            report = await copy_and_verify(*arguments, **more)
+            if how == "written to":
+                place.write_bytes(bytes(40_000))
+            elif how == "cut short":
+                os.truncate(place, 0)
+            else:
+                (service.hdd / "other").write_bytes(bytes(40_000))
+                (service.hdd / "other").rename(place)
+            return report
+
+        monkeypatch.setattr("qbm_trio.tasks.tiering.copy_and_verify", copy)
+        job = await service.notify(id_)
+        ended = await service.ended(job)
+        assert ended.state is JobState.FAILED
+        assert ended.error_code == "destination_conflict"
+
+
+async def test_a_file_that_another_torrent_adopts_during_the_copy_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        await service.ended(await service.notify(id_))
+        place = service.hdd / "T/a"
+        place.write_bytes(bytes(40_000))  # our own copy went bad
+
+        async def copy(*arguments: Any, **more: Any) -> Any:
+            report = await copy_and_verify(*arguments, **more)
+            await service.journal.do(_claim_also)
+            return report
+
+        monkeypatch.setattr("qbm_trio.tasks.tiering.copy_and_verify", copy)
+        ended = await service.ended(await service.notify(id_))
+        assert ended.error_code == "destination_conflict"
+        assert "another torrent" in (ended.error or "")
+        assert place.read_bytes() == bytes(40_000)
+
+
+def _claim_also(db: Connection) -> None:
+    """Another torrent has the same files."""
+    for table in ("copies", "copy_files"):
+        db.execute(f"CREATE TEMP TABLE twin AS SELECT * FROM {table}")
+        db.execute("UPDATE twin SET torrent_id = ?", ("f" * 40,))
+        db.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM twin")
+        db.execute("DROP TABLE twin")
 
 
 # -- the disk goes away at the worst moment --------------------------------------------
