@@ -2,9 +2,10 @@
 
 The nursery tree, from the outside in:
 
-    infra        signals, the journal's writer
-    └─ parts     HTTP, the probes of qBittorrent and of the tiers, waits, housekeeping
-       └─ workers   one task for each running job
+    infra              signals, the journal's writer
+    └─ parts           HTTP, qBittorrent's prober, waits, housekeeping
+       └─ work         the probes of both tiers
+          └─ workers   one task for each running job
 
 What is outer outlives what is inner: a job can always reach the journal, and
 HTTP answers until the last job has ended.
@@ -253,7 +254,6 @@ class Service:
             self._work,
         ):
             parts.start_soon(_telling, part)
-        # Printed as well as logged: whoever started us with port 0 reads it here.
         if listener is None:
             log.warning(
                 "HTTP_ENABLED=false: this version finds no torrents by itself yet; "
@@ -379,6 +379,8 @@ def _instance_id(connection: sqlite3.Connection) -> str:
     if known is None:
         known = secrets.token_hex(6)
         journal_jobs.set_meta(connection, "instance_id", known)
+        # Nothing reads it yet. Reconciling will have to know which torrents were there
+        # before the service was, and that cannot be recorded later.
         journal_jobs.set_meta(connection, "first_run_at", repr(time.time()))
     return known
 

@@ -23,7 +23,7 @@ async def identical(
     candidates: Mapping[int, Path],
     *,
     limiter: trio.CapacityLimiter,
-    nice: int = 10,
+    nice: int,
 ) -> frozenset[int]:
     """Which candidates hold exactly their file of the torrent, by piece hashes.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from .disk_errors import read_error
 from .disk_paths import FolderHandle, is_regular
 
 BUFFER_BYTES = 2 * 1024 * 1024
+_MOST_CHUNKS = 4096  # of a batch: so many empty or tiny files fill no buffer
 _BUFFERS = 4  # one being read, one hashed, one written, one that waits
 _ZEROS = memoryview(bytes(256 * 1024))
 # O_NONBLOCK: opening a pipe that stands in a file's place must not wait for a writer.
@@ -302,42 +303,46 @@ class _Reader:
             for span in spans:
                 if span.role is Role.PAD:
                     _add_padding(batch, span)
-                    continue
-                segment = span.segment
-                source = OpenInput(self._folders, self._inputs[segment.position])
-                self._open = source
-                done = 0
-                while True:
-                    room = len(batch.buffer) - batch.used_bytes
-                    if room == 0 or len(batch.chunks) >= 4096:
-                        yield batch
-                        batch = Batch(buffer())
-                        room = len(batch.buffer)
-                    take = min(room, segment.size_bytes - done)
-                    view = batch.buffer[batch.used_bytes : batch.used_bytes + take]
-                    source.read_into(view, segment.offset_bytes + done)
-                    last = done + take == segment.size_bytes
-                    if last:
-                        source.check_unchanged()
-                    batch.chunks.append(
-                        Chunk(
-                            span,
-                            segment.offset_bytes + done,
-                            span.stream_offset_bytes + done,
-                            view,
-                            source.status,
-                            last,
-                        )
-                    )
-                    batch.used_bytes += take
-                    done += take
-                    if last:
-                        break
-                source.close()
-                self._open = None
+                else:
+                    batch = yield from self._read(span, batch, buffer)
             yield batch
         finally:
             self.close()
+
+    def _read(
+        self, span: Span, batch: Batch, buffer: Callable[[], memoryview]
+    ) -> Generator[Batch, None, Batch]:
+        """Read one span into ``batch`` and those that follow it; return the last."""
+        segment = span.segment
+        source = self._open = OpenInput(self._folders, self._inputs[segment.position])
+        done, last = 0, False
+        while not last:
+            room = len(batch.buffer) - batch.used_bytes
+            if room == 0 or len(batch.chunks) >= _MOST_CHUNKS:
+                yield batch
+                batch = Batch(buffer())
+                room = len(batch.buffer)
+            take = min(room, segment.size_bytes - done)
+            view = batch.buffer[batch.used_bytes : batch.used_bytes + take]
+            source.read_into(view, segment.offset_bytes + done)
+            last = done + take == segment.size_bytes
+            if last:
+                source.check_unchanged()
+            batch.chunks.append(
+                Chunk(
+                    span,
+                    segment.offset_bytes + done,
+                    span.stream_offset_bytes + done,
+                    view,
+                    source.status,
+                    last,
+                )
+            )
+            batch.used_bytes += take
+            done += take
+        source.close()
+        self._open = None
+        return batch
 
 
 def _add_padding(batch: Batch, span: Span) -> None:

@@ -31,7 +31,7 @@ RESERVED_TAGS = frozenset({"qbm-pin", "qbm-relocating"})
 
 
 def _mappings(value: object) -> object:
-    """``/theirs=/ours,…`` as pairs, longest of theirs first."""
+    """``/theirs=/ours,…`` as pairs; `placement.map_path` takes the longest that fits."""
     if not isinstance(value, str):
         return value
     pairs = []
@@ -42,7 +42,7 @@ def _mappings(value: object) -> object:
         pairs.append((theirs.rstrip("/") or "/", ours.rstrip("/") or "/"))
     if len({theirs for theirs, _ in pairs}) != len(pairs):
         raise ValueError("one path mapped twice")
-    return tuple(sorted(pairs, key=lambda pair: -len(pair[0])))
+    return tuple(pairs)
 
 
 def _tag(value: str) -> str:

@@ -26,6 +26,8 @@ from ..core.overview import TierFigures
 log = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 15.0
+SPACE_RETRY_S = 60.0
+"""When a job that found no room looks again, if nothing wakes it before."""
 SILENT_S = 10.0
 """A probe that takes longer is called a disk that does not answer."""
 
@@ -304,5 +306,5 @@ class Tiers:
                 f"({free_bytes} free, {others} promised to running jobs, "
                 f"{self._hdd_min_free_bytes} kept by HDD_MIN_FREE_GB); free some space there",
                 reason=WaitReason.SPACE,
-                delay_s=60.0,
+                delay_s=SPACE_RETRY_S,
             )

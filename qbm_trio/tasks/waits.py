@@ -22,6 +22,8 @@ from .jobs import Jobs
 
 log = logging.getLogger(__name__)
 
+JOURNAL_RETRY_S = 5.0
+"""When what the journal refused is tried again."""
 SPACE_LOOKS = 2
 """How many jobs that wait for space are looked at when another job has ended."""
 SPACE_PAUSE_S = 5.0
@@ -48,23 +50,22 @@ class Waits:
         self._by_reason[reason][job_id] = None
         self._set(job_id, trio.current_time() + delay_s, reason)
 
-    def wake(self, *reasons: WaitReason, most: float = inf) -> None:
+    def wake(self, reason: WaitReason, most: float = inf) -> None:
         """What these jobs waited for may be there now: look at them at once.
 
-        With ``most``, only at so many of each reason, those that wait longest: a job
-        that waits anew goes behind the others, so repeated calls come to every one.
+        With ``most``, only at so many, those that wait longest: a job that waits anew
+        goes behind the others, so repeated calls come to every one.
         """
         now = trio.current_time()
-        for reason in reasons:
-            woken = 0
-            for job_id in list(self._by_reason[reason]):
-                if woken >= most:
-                    break
-                if self._jobs.of(job_id) is None:
-                    self._forget(job_id)  # it ended while it waited
-                elif self._deadlines[job_id][0] > now:
-                    self._set(job_id, now, reason)
-                    woken += 1
+        woken = 0
+        for job_id in list(self._by_reason[reason]):
+            if woken >= most:
+                break
+            if self._jobs.of(job_id) is None:
+                self._forget(job_id)  # it ended while it waited
+            elif self._deadlines[job_id][0] > now:
+                self._set(job_id, now, reason)
+                woken += 1
 
     def recover(self) -> None:
         """At start: take over the journal's waiting jobs.
@@ -124,7 +125,7 @@ class Waits:
             pass  # cancelled, cleared, merged while it waited; perhaps even forgotten since
         except JournalUnwritable as error:
             log.error("job %s cannot go on yet: %s", job_id, error)
-            self.add(job_id, reason, 5.0)
+            self.add(job_id, reason, JOURNAL_RETRY_S)
 
     def _set(self, job_id: JobId, at: float, reason: WaitReason) -> None:
         self._deadlines[job_id] = (at, reason)

@@ -30,11 +30,12 @@ from ..core.overview import RunningJob
 from ..core.retry import LONGEST_DELAY_S, backoff_s
 from ..logs import job_context
 from .jobs import Jobs
-from .waits import Waits
+from .waits import JOURNAL_RETRY_S, Waits
 
 log = logging.getLogger(__name__)
 
-JOURNAL_RETRY_S = 5.0
+INTERRUPT_S = 1.0
+"""What recording an interrupted job may take of the drain."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -276,7 +277,7 @@ class Workers:
         job = self._jobs.of(job_id)
         if job is None or job.state is not JobState.RUNNING:
             return
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + INTERRUPT_S):
             try:
                 await self._jobs.interrupt(job_id)
                 log.info("interrupted; it goes on after the next start")

@@ -82,7 +82,8 @@ class Inside:
     def wake_all(self) -> None:
         """Look at every waiting job now."""
         waits = self.service.waits
-        waits.wake(*{reason for _, reason in waits._deadlines.values()})
+        for reason in {reason for _, reason in waits._deadlines.values()}:
+            waits.wake(reason)
 
     def staging(self) -> list[str]:
         """What is left of staging on the HDD: nothing, when no job runs."""

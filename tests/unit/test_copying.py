@@ -731,21 +731,20 @@ async def test_a_copy_stops_promptly_in_the_middle(tmp_path: Path) -> None:
         with trio.fail_after(10):
             while not progress.bytes_done:  # noqa: ASYNC110 (set by a thread)
                 await trio.sleep(0.005)
-        begin = monotonic()
         nursery.cancel_scope.cancel()
-    assert monotonic() - begin < 0.5
-    assert progress.bytes_done < 40_000_000
+    assert progress.bytes_done < 40_000_000  # all of it takes ten seconds
     assert not any(t.name == "qbm-disk" for t in threading.enumerate())
 
 
 async def test_a_copy_stops_promptly_while_the_disk_syncs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    syncing, release = threading.Event(), threading.Event()
+    syncing, release, synced = (threading.Event() for _ in range(3))
 
     def hang(_: int) -> None:
         syncing.set()
         release.wait(20)
+        synced.set()
 
     monkeypatch.setattr(disk_calls, "fsync", hang)
     case = make(tmp_path)
@@ -754,9 +753,8 @@ async def test_a_copy_stops_promptly_while_the_disk_syncs(
         with trio.fail_after(10):
             while not syncing.is_set():  # noqa: ASYNC110 (set by a thread)
                 await trio.sleep(0.005)
-        begin = monotonic()
         nursery.cancel_scope.cancel()
-    assert monotonic() - begin < 0.5
+    assert not synced.is_set()
     release.set()
 
 
@@ -842,7 +840,11 @@ async def test_each_file_is_opened_once_to_judge_many_small_ones(
 
     monkeypatch.setattr(copy_stream, "OpenInput", counted)
     same = await identical(
-        parse(made.data), items, dict(enumerate(made.paths)), limiter=trio.CapacityLimiter(1)
+        parse(made.data),
+        items,
+        dict(enumerate(made.paths)),
+        nice=0,
+        limiter=trio.CapacityLimiter(1),
     )
     assert same == frozenset(range(200))
     assert len(opened) == 200

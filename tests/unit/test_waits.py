@@ -76,7 +76,8 @@ async def test_waking_a_reason_brings_back_those_that_wait_for_it_and_no_others(
         away = [await world.waiting(n, WaitReason.QBITTORRENT, 300) for n in (2, 3)]
         tier = await world.waiting(4, WaitReason.TIER, 300)
         await trio.sleep(7)
-        world.waits.wake(WaitReason.QBITTORRENT, WaitReason.SPACE)
+        world.waits.wake(WaitReason.QBITTORRENT)
+        world.waits.wake(WaitReason.SPACE)
         assert [await world.comes_back() for _ in away] == [(job_id, 7) for job_id in away]
         assert await world.comes_back() == (retry, 50)
         assert await world.comes_back() == (tier, 300)
