@@ -2,7 +2,9 @@
 
 qBittorrent bans an address for an hour after five failures, and the ban also
 hits Sonarr on the same machine. A wrong password does not mend itself, so tries
-are spread evenly, not bunched: after a restart of ours there is still room.
+are spread evenly, not bunched: after a restart of ours there is still room. The
+refusal is forgotten with the process, so that a corrected password is used at once;
+the message therefore warns of any other restart.
 """
 
 from __future__ import annotations

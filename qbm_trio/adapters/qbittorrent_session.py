@@ -208,7 +208,11 @@ class Session(qbittorrentapi.Client):
 
     def _refused(self) -> str:
         at = datetime.fromtimestamp(self._now() + self.gate.wait_s(), UTC)
-        return f"{self.gate.reason} (next try at {at:%H:%M} UTC, or when restarted)"
+        # A start is a try too: whoever restarts in the hope of help would bring the ban.
+        return (
+            f"{self.gate.reason} (next try at {at:%H:%M} UTC; restart with the right ones only: "
+            "each start is one more try, and after five qBittorrent bans this address)"
+        )
 
     def _unauthorized(self) -> str:
         if self._api_key:

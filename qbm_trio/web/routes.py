@@ -209,6 +209,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Everything at a glance",
         handle=_status,
         answers={200: StatusAnswer},
+        errors=(503,),
     ),
     Route(
         method="POST",

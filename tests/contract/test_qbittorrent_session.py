@@ -89,7 +89,8 @@ async def test_wrong_credentials_are_tried_three_times_an_hour_and_say_when_next
     problem = client.contact.problem
     assert problem is not None
     # Tried at 1000, 2200 and 3400 s (rounded up to the next call); next 1200 s later.
-    assert "(next try at 09:16 UTC, or when restarted)" in problem, problem
+    assert "(next try at 09:16 UTC; restart with the right ones only: " in problem, problem
+    assert "each start is one more try, and after five qBittorrent bans this" in problem
     assert "wrong" not in problem
 
 

@@ -232,6 +232,16 @@ async def test_calls_of_a_later_version_get_501(method: str, path: str, body: by
         assert (answer.status, answer.code) == (501, "not_implemented")
 
 
+async def test_a_status_without_a_journal_gets_503_and_when_to_try_again() -> None:
+    async def closed() -> Overview:
+        raise JournalUnwritable("the journal is closed; ask again later")
+
+    async with site_on(backend(StandIn(), overview=closed)) as site:
+        answer = await site.call("GET", "/status")  # checked against the document
+        assert (answer.status, answer.code) == (503, "journal_unwritable")
+        assert answer.headers["retry-after"] == "30"
+
+
 async def test_a_status_that_cannot_be_gathered_is_a_500_and_the_service_goes_on() -> None:
     async def broken() -> Overview:
         raise RuntimeError("no overview")
