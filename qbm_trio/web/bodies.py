@@ -26,6 +26,24 @@ _FORM_TYPE = "application/x-www-form-urlencoded"
 # would take quadratic time.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)|[\[\]{}]', re.DOTALL)
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
+# pydantic's errors in our own words, filled in from their context. One that is not here
+# keeps its own: a client must not be able to bring about an error of ours.
+_PROBLEMS: Mapping[str, str] = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this call",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "string_type": "must be text",
+    "string_unicode": "must be Unicode text",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "value_error": "{error}",
+}
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -172,18 +190,15 @@ def as_model(model: type[Model], fields: Fields) -> Model:
             return result
     # The first in words: who shows only the sentence (the hook's log) learns what to do.
     first, more = details[0], len(details) - 1
-    rest = f", and {more} more: see details" if more else ""
+    rest = f"; {more} more in details" if more else ""
     sentence = f"{first['field']}: {first['problem']}{rest}."
     raise ApiError(422, "invalid", sentence, details=details)
 
 
 def _detail(error: Mapping[str, Any]) -> Detail:
     field = ".".join(_shown(str(part)) for part in error["loc"])
-    problem = {
-        "missing": "is required",
-        "extra_forbidden": "is not a field of this call",
-    }.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
-    return {"field": field, "problem": problem}
+    words = _PROBLEMS.get(error["type"], "{msg}")
+    return {"field": field, "problem": words.format(msg=error["msg"], **error.get("ctx", {}))}
 
 
 def _shown(name: str) -> str:

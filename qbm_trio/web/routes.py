@@ -169,7 +169,11 @@ async def _save(backend: Backend, _: Inputs) -> Reply:
 
 
 async def _not_implemented(_backend: Backend, _: Inputs) -> Reply:
-    raise ApiError(501, "not_implemented", "This version does not have this call yet.")
+    raise ApiError(
+        501,
+        "not_implemented",
+        "A later version brings this call; README.md lists which are missing.",
+    )
 
 
 def _job_id(inputs: Inputs) -> JobId:
@@ -240,7 +244,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="DELETE",
         path="/jobs/{job_id}",
-        summary="Cancel a job; a running copy stops and its partial data is removed",
+        summary="Cancel a job until its files are being put in place; a running copy stops "
+        "and its partial data is removed",
         handle=_cancel,
         answers={200: JobAnswer},
         errors=(409, 503),

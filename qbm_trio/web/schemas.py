@@ -220,7 +220,7 @@ class JobItem(Answer):
     phase: Phase | None
     wait_reason: WaitReason | None
     next_at: Time | None = Field(description="When a waiting job is looked at again.")
-    attempts: int
+    attempts: int = Field(description="How many tries failed; a retry by hand begins at 0.")
     error_code: str | None
     error: Text | None
     outcome: Outcome | None
@@ -228,7 +228,10 @@ class JobItem(Answer):
     on_conflict: OnConflict
     destination: Text | None = Field(description="On the HDD, relative to its base.")
     bytes_total: int | None
-    bytes_copied: int
+    bytes_copied: int = Field(
+        description="Known once the copy is verified (until then see /status); less than "
+        "bytes_total if files were there already."
+    )
     accepted_at: Time
     started_at: Time | None
     finished_at: Time | None

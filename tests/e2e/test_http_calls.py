@@ -230,6 +230,7 @@ async def test_calls_of_a_later_version_get_501(method: str, path: str, body: by
     async with site_on(backend(StandIn())) as site:
         answer = await site.call(method, path, body=body)
         assert (answer.status, answer.code) == (501, "not_implemented")
+        assert "a later version" in answer.json()["error"].lower()
 
 
 async def test_a_status_without_a_journal_gets_503_and_when_to_try_again() -> None:

@@ -201,6 +201,66 @@ def test_a_query_that_cannot_be_used_gets_422(query: bytes) -> None:
     assert refused.value.status == 422
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"priority": "1"}', "must be a whole number"),
+        (b'{"priority": true}', "must be a whole number"),
+        (b'{"priority": null}', "must be a whole number"),
+        (b'{"priority": 2147483648}', "must be 2147483647 or less"),
+        (b'{"priority": -2147483649}', "must be -2147483648 or more"),
+        (b'{"hash": 5}', "must be text"),
+        (b'{"hash": "\\ud800"}', "must be Unicode text"),
+        (b'{"hash": "' + b"a" * 201 + b'"}', "must have at most 200 characters"),
+        (
+            b'{"hash": "{}"}',
+            "must be a torrent hash: 40 hex digits (v1 or torrent id), 64 (v2) or 32 of base32",
+        ),
+        (b'{"on_conflict": "no"}', "must be 'fail' or 'set_aside'"),
+        (b'{"on_conflict": null}', "must be 'fail' or 'set_aside'"),
+        (b'{"other": 1}', "is not a field of this call"),
+    ],
+)
+def test_what_is_wrong_with_a_field_is_said_in_words_of_the_api(body: bytes, problem: str) -> None:
+    model = RetryBody if b"on_conflict" in body else NotificationBody
+    read = fields(body)
+    if model is NotificationBody:
+        read.setdefault("hash", "a" * 40)
+    with pytest.raises(ApiError) as refused:
+        as_model(model, read)
+    (field,) = json.loads(body)
+    assert refused.value.details == [{"field": field, "problem": problem}]
+    assert refused.value.message == f"{field}: {problem}."
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        (b"limit=x", "must be a whole number"),
+        (b"limit=1.5", "must be a whole number"),
+        (b"limit=" + b"9" * 5000, "must be a whole number of fewer digits"),
+        (b"limit=0", "must be 1 or more"),
+        (b"limit=501", "must be 500 or less"),
+        (b"after=", "must not be empty"),
+        (
+            b"state=nope",
+            "must be 'queued', 'waiting', 'running', 'done', 'failed', 'cancelled', 'cleared' "
+            "or 'merged'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_query_is_said_in_words_of_the_api(query: bytes, problem: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_query(JobsQuery, query)
+    assert [detail["problem"] for detail in refused.value.details] == [problem]
+
+
+def test_the_sentence_names_the_first_problem_and_how_many_more_the_details_have() -> None:
+    with pytest.raises(ApiError) as refused:
+        as_model(NotificationBody, fields(b'{"other": 1, "priority": "x"}'))
+    assert refused.value.message == "hash: is required; 2 more in details."
+
+
 def test_a_query_with_too_many_fields_gets_400() -> None:
     with pytest.raises(ApiError) as refused:
         read_query(JobsQuery, b"x&" * 200)
