@@ -8,8 +8,7 @@ published already by its hashes, or, if it published it itself, by the journal.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -21,33 +20,20 @@ import trio
 
 from ..adapters import journal_copies, journal_jobs
 from ..adapters.computing import compute
-from ..adapters.copying import CopyItem, CopyOptions, CopyReport, copy_and_verify
+from ..adapters.copying import CopyOptions, copy_and_verify
 from ..adapters.disk import DiskSpace
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
 from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
-from ..adapters.publishing import PublishItem, publish, set_aside, sync_adopted
+from ..adapters.publishing import publish, set_aside, sync_adopted
 from ..core.client import QbittorrentClient
-from ..core.errors import (
-    DestinationChanged,
-    DestinationConflict,
-    JobError,
-    MustWait,
-)
-from ..core.model import (
-    Job,
-    JobId,
-    JobState,
-    Outcome,
-    Phase,
-    Torrent,
-)
-from ..core.placement import (
-    Place,
-)
+from ..core.errors import DestinationChanged, DestinationConflict, JobError, MustWait
+from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent
+from ..core.placement import Place
 from .destinations import Destinations, items_of
 from .jobs import Jobs
 from .planning import Plan, Planner
+from .publication import Publication
 from .tiers import Tiers
 from .workers import Running
 
@@ -240,7 +226,12 @@ class Tiering:
                     progress=progress,
                     limiter=self._copies,
                 )
-            await self._publish(running, plan, seen, items, report, in_the_way)
+            await self._publish(
+                running,
+                Publication(
+                    plan=plan, seen=seen, items=items, report=report, in_the_way=in_the_way
+                ),
+            )
         except DestinationConflict as error:
             # There was none when we looked. It may be the same file, from another
             # torrent's job: the next try compares it.
@@ -283,42 +274,15 @@ class Tiering:
 
     # -- publishing
 
-    async def _publish(
-        self,
-        running: Running,
-        plan: Plan,
-        seen: Sequence[Seen],
-        items: Sequence[CopyItem],
-        report: CopyReport,
-        in_the_way: Mapping[Path, os.stat_result],
-    ) -> None:
-        copy = journal_copies.Copy(
-            torrent_id=plan.torrent.id,
+    async def _publish(self, running: Running, made: Publication) -> None:
+        plan, report = made.plan, made.report
+        copy = made.record(
             job_id=running.job.id,
-            destination=str(plan.destination),
-            save_root=plan.save_root,
-            category=plan.torrent.category,
-            name=plan.torrent.name,
             verification=self._policy.copy_options.verification,
-            size_bytes=sum(f.size_bytes for f in plan.files if f.wanted),
             begun_at=self._jobs.now(),
-            published_at=None,
         )
-        entries = await self._compute(
-            lambda: [_entry(plan, seen, i, report) for i in items if i.wanted]
-        )
-        copied = await self._compute(
-            lambda: [
-                PublishItem(
-                    staged=i.staged,
-                    destination=self._policy.hdd / plan.files[i.index].on_hdd,
-                    source=i.source,
-                    written=report.files[i.index],
-                )
-                for i in items
-                if i.staged is not None
-            ]
-        )
+        entries = await self._compute(made.entries)
+        copied = await self._compute(lambda: made.copied(self._policy.hdd))
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
@@ -334,8 +298,8 @@ class Tiering:
             bytes_copied=report.bytes_copied,
         )
         # Another torrent may have adopted one of them during a long copy.
-        await self._destinations.require_still_ours(running.job, plan, seen, in_the_way)
-        for path, judged in in_the_way.items():
+        await self._destinations.require_still_ours(running.job, plan, made.seen, made.in_the_way)
+        for path, judged in made.in_the_way.items():
             moved = await set_aside(path, judged, limiter=self._tiers.hdd.limiter)
             if moved is not None:
                 log.warning("%s differed and was set aside as %s", path, moved.name)
@@ -348,11 +312,7 @@ class Tiering:
         )
         await sync_adopted(
             self._policy.hdd,
-            {
-                i.published: there
-                for i in items
-                if i.published is not None and (there := seen[i.index].there) is not None
-            },
+            made.adopted(),
             limiter=self._tiers.hdd.limiter,
         )
         await self._journal.do(
@@ -389,20 +349,3 @@ class Tiering:
         if running.phase is not phase:
             log.info("%s", phase)
         running.phase = phase
-
-
-def _entry(
-    plan: Plan, seen: Sequence[Seen], item: CopyItem, report: CopyReport
-) -> journal_copies.CopyFile:
-    """What the journal keeps of one file: as it was written, or as it was found."""
-    written, there = report.files.get(item.index), seen[item.index].there
-    found = there if item.published is not None else None
-    inode = written.inode if written else found.st_ino if found else None
-    return journal_copies.CopyFile(
-        index=item.index,
-        path=str(plan.files[item.index].on_hdd),
-        size_bytes=item.size_bytes,
-        mtime_ns=written.mtime_ns if written else found.st_mtime_ns if found else None,
-        ours=item.staged is not None,
-        inode=None if inode is None else journal_copies.recorded_inode(inode),
-    )

@@ -194,8 +194,8 @@ async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
         ("planning", "_shown"),
         ("destinations", "items_of"),
         ("tiering", "items_of"),
-        ("tiering", "_entry"),
-        ("tiering", "PublishItem"),
+        ("publication", "_entry"),
+        ("publication", "PublishItem"),
     ):
         watch_calls(
             monkeypatch,
