@@ -51,6 +51,13 @@ def job_context(job_id: str, name: str) -> Iterator[None]:
         _job.reset(token)
 
 
+def rename_job(name: str) -> None:
+    """From here on, call the job of this context by its true name."""
+    known = _job.get()
+    if known is not None:
+        _job.set((known[0], name))
+
+
 @contextmanager
 def logging_to(settings: Settings) -> Iterator[None]:
     """Send all logging to standard output and to ``settings.log_file``.

@@ -142,9 +142,19 @@ class Jobs:
         """
         if self.draining:
             raise Draining("the service is stopping; nothing was changed; ask again later")
-        return await self._write(
-            partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock())
-        )
+        return await self._journal.submit(
+            partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock()),
+            self._retried,
+        ).wait()
+
+    def _retried(self, result: outcome.Outcome[Job]) -> None:
+        self._written(result)
+        if isinstance(result, outcome.Value):
+            job = result.value
+            # A user's consent to have a file moved must be found again.
+            log.info(
+                "job %s (%s) is to be retried, on_conflict=%s", job.id, job.hash, job.on_conflict
+            )
 
     async def clear(self) -> int:
         """Clear every job that is not running; return how many there were."""

@@ -30,6 +30,7 @@ from ..core.client import QbittorrentClient
 from ..core.errors import DestinationChanged, DestinationConflict, JobError, MustWait
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent
 from ..core.placement import Place
+from ..logs import rename_job
 from .destinations import Destinations, items_of
 from .jobs import Jobs
 from .planning import Plan, Planner
@@ -115,6 +116,7 @@ class Tiering:
         running.job = await self._jobs.resolve(running.job.id, torrent)
         if running.job.state is JobState.MERGED:
             return None
+        rename_job(torrent.name)  # the notification's was only a hint
         place = self._planner.place(running.job, torrent)
         if place is Place.ELSEWHERE:
             running.note = self._planner.why_elsewhere(torrent)
@@ -139,10 +141,15 @@ class Tiering:
         if place is Place.HDD:
             return f"{torrent.name!r}: nothing to copy, its data is on the HDD"
         plan = await self._planner.plan(job, torrent)
-        size = sum(f.size_bytes for f in plan.files if f.wanted)
+        seen = await self._look(plan)
+        wanted = [f for f in plan.files if f.wanted]
+        missing = [f for f in wanted if seen[f.index].there is None]
+        there = len(wanted) - len(missing)
         return (
-            f"{torrent.name!r}: would copy {size} bytes in {len(plan.files)} files to "
-            f"{self._policy.hdd / plan.shown_destination}, verify and tag it"
+            f"{torrent.name!r}: would copy {sum(f.size_bytes for f in missing)} bytes in "
+            f"{len(missing)} files to {self._policy.hdd / plan.shown_destination}, "
+            + (f"compare {there} files that stand there already, " if there else "")
+            + "verify and tag it"
         )
 
     async def discard(self, job_id: JobId) -> None:
@@ -182,9 +189,7 @@ class Tiering:
     # -- copying
 
     async def _copy_and_publish(self, running: Running, plan: Plan) -> None:
-        seen = await look(
-            self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
-        )
+        seen = await self._look(plan)
         if await self._destinations.published_unchanged(running.job, plan, seen):
             log.info("published before and unchanged since: only the tags are left")
             await self._drop_staging(running.job.id)
@@ -241,6 +246,11 @@ class Tiering:
             # A job that waits holds no room on the disk.
             await self._drop_staging(running.job.id)
             raise
+
+    async def _look(self, plan: Plan) -> Sequence[Seen]:
+        return await look(
+            self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
+        )
 
     async def _require_room(self, running: Running, plan: Plan, seen: Sequence[Seen]) -> None:
         """Prove that what is surely to be copied has room, before anything is read.
@@ -324,7 +334,8 @@ class Tiering:
         )
         await self._drop_staging(running.job.id)
         log.info(
-            "published: %d files, %d bytes copied, %d verified, %d adopted",
+            "published in %s: %d files, %d bytes copied, %d verified, %d adopted",
+            self._policy.hdd / plan.shown_destination,
             len(entries),
             report.bytes_copied,
             report.bytes_verified,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ async def test_each_job_is_described_once_and_stays_queued(
     async with inside(tmp_path, client=fake, DRY_RUN="true") as service:
         torrents = {
             "On the SSD": "would copy 100 bytes in 1 files",
+            "On both": "would copy 0 bytes in 0 files to",
             "On the HDD": "nothing to copy, its data is on the HDD",
             "Outside": "set PATH_MAPPINGS",
             "Climbing": "cannot be used as a path",
@@ -31,6 +33,8 @@ async def test_each_job_is_described_once_and_stays_queued(
         for number, name in enumerate(torrents):
             folder = folders.get(name, service.ssd)
             made = make(folder, name, 100, seed=number)
+            if name == "On both":
+                shutil.copy(folder / name, service.hdd)
             id_ = fake.add(
                 made.data,
                 save_path=str(folder),
@@ -40,9 +44,10 @@ async def test_each_job_is_described_once_and_stays_queued(
         await condition(lambda: all(said in caplog.text for said in torrents.values()))
         for job_id in jobs:
             assert (await service.service.jobs.get(job_id)).state is JobState.QUEUED
-        assert caplog.text.count("would copy") == 1
+        assert caplog.text.count("would copy") == 2
+        assert caplog.text.count("compare 1 files that stand there already") == 1
         assert {str(name) for name, *_ in fake.calls} <= READS
-        assert [p.name for p in service.hdd.iterdir()] == ["On the HDD"]
+        assert sorted(p.name for p in service.hdd.iterdir()) == ["On both", "On the HDD"]
         assert (await service.service.observer.overview()).dry_run
         assert ".qbm-tier" not in [p.name for p in service.ssd.iterdir()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from qbm_trio import logs
 from qbm_trio.adapters import disk_calls, journal_copies
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.adapters.disk import DiskSpace
@@ -194,7 +196,6 @@ async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
         ("planning", "_shown"),
         ("destinations", "items_of"),
         ("tiering", "items_of"),
-        ("publication", "_entry"),
         ("publication", "PublishItem"),
     ):
         watch_calls(
@@ -206,8 +207,33 @@ async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
     fake = FakeQbittorrent()
     async with inside(tmp_path, client=fake) as service:
         assert (await service.tier(add(fake, service, "T"))).outcome is Outcome.TIERED
-    assert len(seen) == 6
+    assert len(seen) == 5
     assert threading.get_ident() not in set().union(*seen.values())
+
+
+async def test_the_log_names_the_torrent_its_place_and_who_wished_to_retry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    names: dict[str, str] = {}
+
+    def note(record: logging.LogRecord) -> bool:
+        _, names[record.getMessage()] = logs._job.get() or ("", "")
+        return True
+
+    caplog.handler.addFilter(note)
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        (service.hdd / "T").mkdir()
+        (service.hdd / "T/a").write_bytes(bytes(40_000))
+        job_id = await service.notify(add(fake, service, "T"), name="a hint")
+        assert (await service.ended(job_id)).state is JobState.FAILED
+        await service.service.jobs.retry(job_id, on_conflict=OnConflict.SET_ASIDE)
+        assert (await service.ended(job_id)).outcome is Outcome.TIERED
+    assert f"published in {service.hdd / 'T'}: 2 files" in caplog.text
+    assert f"job {job_id} (" in caplog.text
+    assert "is to be retried, on_conflict=set_aside" in caplog.text
+    assert names["done: tiered"] == "T"  # not the hint
 
 
 # -- only the tags are left ------------------------------------------------------------
