@@ -19,9 +19,6 @@ LARGE_BYTES = 16 * 1024 * 1024
 """From this size a file is written back while it is copied, and synced by itself."""
 _WINDOW_BYTES = 32 * 1024 * 1024
 """At most about this much of a large file waits for the disk, so that a stop is prompt."""
-_WRITE_BYTES = 256 * 1024
-"""One write. A file of 1 GiB took half the time that it took with 2 MiB at a time, all of it
-spent in ``pwrite``; with 2 GiB there was no difference (ext4, Linux 6.18). Why is not known."""
 _FEW_FILES = 16
 """Up to so many small files are synced one by one; more, with their whole file system."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -167,7 +164,7 @@ class StagedWriter:
 def write_fully(fd: int, data: memoryview, offset_bytes: int) -> None:
     """Write all of ``data`` at a place."""
     while len(data):
-        count = os.pwrite(fd, data[:_WRITE_BYTES], offset_bytes)
+        count = os.pwrite(fd, data, offset_bytes)
         if count == 0:
             raise MustWait("the disk takes no more bytes", reason=WaitReason.SPACE)
         data = data[count:]
