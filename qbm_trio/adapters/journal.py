@@ -80,6 +80,15 @@ class Pending(Generic[T]):
             connection.execute("ROLLBACK TO operation")
         connection.execute("RELEASE operation")
 
+    def read_again(self, connection: sqlite3.Connection) -> None:
+        """After `fail`, on a connection that only reads: keep the answer if it is one."""
+        try:
+            self._outcome = outcome.Value(self._operation(connection))
+        except sqlite3.Error:
+            pass  # it writes: `fail` has said why that is not possible
+        except Exception as error:
+            self._outcome = outcome.Error(error)
+
     def fail(self, error: BaseException) -> None:
         """Record that the batch did not reach the disk."""
         self._outcome = outcome.Error(error)
@@ -234,10 +243,20 @@ class Journal:
                         "free space on the disk of STATE_DIR or mend it, then try again"
                     )
                 )
+            self._read_again(batch)
         else:
             # A batch that only read says nothing about a full disk.
             if self._connection.total_changes != changes_before:
                 self.problem = None
+
+    def _read_again(self, batch: list[Pending[object]]) -> None:
+        """A full disk refuses writes only: whoever just reads has an answer all the same."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA query_only=ON")  # a write fails at once
+            for pending in batch:
+                pending.read_again(self._connection)
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA query_only=OFF")
 
     @staticmethod
     def _deliver(batch: list[Pending[object]]) -> None:

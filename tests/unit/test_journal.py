@@ -20,7 +20,7 @@ import trio.testing
 
 from qbm_trio.adapters.journal import FILE_NAME, MOST_PER_COMMIT, Journal
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
-from qbm_trio.core.errors import JournalUnwritable
+from qbm_trio.core.errors import JournalUnwritable, NoSuchJob
 from tests.rig.journals import running
 
 ROOT = Path(__file__).parents[2]
@@ -343,6 +343,32 @@ async def test_an_operation_that_reads_works_while_the_disk_is_full(small_disk: 
         with pytest.raises(JournalUnwritable):
             await journal.do(put("x" * 50_000))
         assert "kept" in await journal.do(names)
+
+
+async def test_what_only_reads_is_answered_although_a_write_of_its_batch_fails(
+    small_disk: Path,
+) -> None:
+    async with running(small_disk) as journal:
+        await journal.do(put("kept"))
+        with pytest.raises(OSError, match="No space left"), (small_disk / "f").open("wb") as stream:
+            stream.write(bytes(2**20))
+        gate = await Gate.close(journal)
+        write, read = journal.submit(put("x" * 50_000)), journal.submit(names)
+        also, refusal = journal.submit(put("y")), journal.submit(refuse)
+        gate.open()
+        for pending in (write, also):
+            with pytest.raises(JournalUnwritable):
+                await pending.wait()
+        assert await read.wait() == {"kept"}
+        with pytest.raises(NoSuchJob):
+            await refusal.wait()
+        (small_disk / "f").unlink()
+        await journal.do(put("after"))
+        assert await journal.do(names) == {"kept", "after"}
+
+
+def refuse(_: sqlite3.Connection) -> None:
+    raise NoSuchJob("there is none")
 
 
 def test_a_journal_that_cannot_be_opened_says_what_to_look_at(tmp_path: Path) -> None:
