@@ -202,19 +202,17 @@ class Qbittorrent:
         _check(id)
         return await self._read(lambda api: api.torrents_export(torrent_hash=id), about=id)
 
-    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Add tags; an unknown torrent goes unnoticed."""
-        _check(id)
-        if tags:
-            joined = _joined(tags)
-            await self._write(lambda api: api.torrents_add_tags(joined, id), repeatable=True)
+    async def add_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Add tags to all of these; unknown torrents go unnoticed."""
+        hashes, joined = _listed(ids), _joined(tags)
+        if hashes and joined:
+            await self._write(lambda api: api.torrents_add_tags(joined, hashes), repeatable=True)
 
-    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Remove just these tags."""
-        _check(id)
-        if tags:  # sent empty, it would remove all tags
-            joined = _joined(tags)
-            await self._write(lambda api: api.torrents_remove_tags(joined, id), repeatable=True)
+    async def remove_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Remove just these tags from all of these."""
+        hashes, joined = _listed(ids), _joined(tags)
+        if hashes and joined:  # sent empty, it would remove all tags
+            await self._write(lambda api: api.torrents_remove_tags(joined, hashes), repeatable=True)
 
     async def _read(self, call: Callable[[Session], T], *, about: TorrentId | None = None) -> T:
         return await self._run(call, about=about, repeatable=True)
@@ -257,6 +255,12 @@ def _check(id: TorrentId) -> None:
     # "all" is a wildcard, and so is an empty filter: nothing but an id goes out.
     if not _ID.fullmatch(id):
         raise ValueError(f"not a torrent id: {id!r}")
+
+
+def _listed(ids: Collection[TorrentId]) -> list[str]:
+    for id in ids:
+        _check(id)
+    return list(ids)
 
 
 def _joined(tags: Collection[str]) -> str:

@@ -103,13 +103,13 @@ class QbittorrentClient(Protocol):
         """
         ...
 
-    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Add tags, made when missing (one request; none without tags).
+    async def add_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Add tags, made when missing, to all of these (one request; none without ids or tags).
 
-        An unknown torrent goes unnoticed: qBittorrent does not say.
+        Unknown torrents go unnoticed: qBittorrent does not say.
         """
         ...
 
-    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Remove just these tags (one request; none without tags)."""
+    async def remove_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Remove just these tags from all of these (one request; none without ids or tags)."""
         ...

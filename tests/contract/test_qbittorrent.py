@@ -285,21 +285,41 @@ async def test_tags_are_added_and_removed_one_by_one(subject: Subject) -> None:
     id, _, _ = subject.add({"tagged": 9})
     client = subject.client
 
-    await client.add_tags(id, ["ssd", "two words", "ö"])
-    await client.add_tags(id, ["ssd"])
+    await client.add_tags([id], ["ssd", "two words", "ö"])
+    await client.add_tags([id], ["ssd"])
     assert (await client.torrent(id)).tags == {"ssd", "two words", "ö"}
 
-    await client.remove_tags(id, ["ssd", "never there"])
+    await client.remove_tags([id], ["ssd", "never there"])
     assert (await client.torrent(id)).tags == {"two words", "ö"}
 
 
-async def test_removing_no_tags_removes_none_and_asks_nothing(subject: Subject) -> None:
+async def test_tags_of_many_torrents_change_in_one_request_each_and_others_keep_theirs(
+    subject: Subject,
+) -> None:
+    ids = [subject.add({f"one of many {n}": 9})[0] for n in range(3)]
+    client = subject.client
+    await client.version()  # a first call may have to log in
+    before = client.requests
+
+    await client.add_tags([*ids, UNKNOWN], ["both", "first two"])
+    await client.remove_tags([UNKNOWN, ids[2]], ["first two"])
+
+    assert client.requests - before == 2
+    tags = [(await client.torrent(id)).tags for id in ids]
+    assert tags == [{"both", "first two"}] * 2 + [{"both"}]
+    others = [torrent for torrent in await client.torrents() if torrent.id not in ids]
+    assert not any("both" in torrent.tags for torrent in others)
+
+
+async def test_no_tags_or_no_torrents_change_nothing_and_ask_nothing(subject: Subject) -> None:
     id, _, _ = subject.add({"kept": 9})
-    await subject.client.add_tags(id, ["mine"])
+    await subject.client.add_tags([id], ["mine"])
     before = subject.client.requests
 
-    await subject.client.remove_tags(id, [])
-    await subject.client.add_tags(id, [])
+    await subject.client.remove_tags([id], [])
+    await subject.client.add_tags([id], [])
+    await subject.client.remove_tags([], ["mine"])
+    await subject.client.add_tags([], ["everybody's"])
 
     assert subject.client.requests == before
     assert (await subject.client.torrent(id)).tags == {"mine"}
@@ -310,7 +330,7 @@ async def test_an_unknown_torrent_is_called_that(subject: Subject) -> None:
     for call in (client.torrent, client.files, client.export, client.find):
         with pytest.raises(TorrentUnknown):
             await call(UNKNOWN)
-    await client.add_tags(UNKNOWN, ["nobody's"])
+    await client.add_tags([UNKNOWN], ["nobody's"])
     assert client.contact.reachable
 
 
@@ -355,7 +375,7 @@ async def test_a_torrent_takes_four_requests(subject: Subject) -> None:
     await subject.client.torrent(id)
     await subject.client.files(id)
     await subject.client.export(id)
-    await subject.client.add_tags(id, ["hdd"])
+    await subject.client.add_tags([id], ["hdd"])
 
     assert subject.client.requests - before == 4
 

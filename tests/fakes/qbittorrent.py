@@ -169,16 +169,16 @@ class FakeQbittorrent:
         await self._call("export", id)
         return self._metainfo[self._known(id).id]
 
-    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        if tags:
-            await self._call("add_tags", id, *tags)
-            if id in self._torrents:
+    async def add_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        if ids and tags:
+            await self._call("add_tags", tuple(ids), *tags)
+            for id in self._torrents.keys() & set(ids):
                 self.change(id, tags=self._torrents[id].tags | set(tags))
 
-    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        if tags:
-            await self._call("remove_tags", id, *tags)
-            if id in self._torrents:
+    async def remove_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        if ids and tags:
+            await self._call("remove_tags", tuple(ids), *tags)
+            for id in self._torrents.keys() & set(ids):
                 self.change(id, tags=self._torrents[id].tags - set(tags))
 
     async def _call(self, name: str, *arguments: object) -> None:

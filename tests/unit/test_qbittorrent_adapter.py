@@ -88,7 +88,7 @@ async def test_requests_are_counted_as_they_go_over_the_socket() -> None:
         await client.torrent(ID)
         await client.files(ID)
         await client.export(ID)
-        await client.add_tags(ID, ["ssd", "mine"])
+        await client.add_tags([ID], ["ssd", "mine"])
 
         assert client.requests == len(server.seen) == 4
         assert server.seen[-1].form == {"hashes": ID, "tags": "ssd,mine"}
@@ -110,7 +110,7 @@ async def test_nothing_but_a_torrent_id_is_sent_as_one(id: str) -> None:
                 await call(TorrentId(id))
         for change in (client.add_tags, client.remove_tags):
             with pytest.raises(ValueError, match="not a"):
-                await change(TorrentId(id), ["ssd"])
+                await change([ID, TorrentId(id)], ["ssd"])
         assert server.seen == []
 
 
@@ -118,9 +118,9 @@ async def test_nothing_but_a_torrent_id_is_sent_as_one(id: str) -> None:
 async def test_a_tag_that_qbittorrent_would_split_or_ignore_is_not_sent(tag: str) -> None:
     with client_of(lambda _: Reply()) as (client, server):
         with pytest.raises(ValueError, match="not a tag"):
-            await client.add_tags(ID, [tag])
+            await client.add_tags([ID], [tag])
         with pytest.raises(ValueError, match="not a tag"):
-            await client.remove_tags(ID, [tag])
+            await client.remove_tags([ID], [tag])
         assert server.seen == []
 
 
@@ -216,7 +216,7 @@ async def test_a_write_that_may_have_been_applied_is_not_sent_again() -> None:
 async def test_a_write_answered_with_an_error_is_not_sent_again(status: int) -> None:
     with client_of(lambda _: Reply(status=status)) as (client, server):
         with pytest.raises(QbittorrentUnreachable):
-            await client.add_tags(ID, ["ssd"])
+            await client.add_tags([ID], ["ssd"])
         assert client.requests == len(server.seen) == 1
 
 
@@ -229,7 +229,7 @@ async def test_nothing_below_sends_a_request_again_unseen() -> None:
 
 async def test_adding_a_tag_twice_is_harmless_so_it_is_sent_once_more() -> None:
     with client_of(lambda _: Reply(drop=len(server.seen) == 1)) as (client, server):
-        await client.add_tags(ID, ["ssd"])
+        await client.add_tags([ID], ["ssd"])
         assert client.requests == len(server.seen) == 2
 
 
@@ -264,7 +264,7 @@ async def test_a_cancelled_tag_change_ends_at_once_and_the_next_call_waits_its_t
     with client_of(answer) as (client, server):
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.add_tags, ID, ["ssd"])
+                nursery.start_soon(client.add_tags, [ID], ["ssd"])
                 await trio.to_thread.run_sync(server.wait_for, 1)
                 nursery.cancel_scope.cancel()
         assert client._limiter.borrowed_tokens == 1  # the abandoned request
