@@ -1,0 +1,98 @@
+"""Which torrents share data on the SSD. Pure: files in, groups out.
+
+qBittorrent's setLocation moves every file of a torrent, also unwanted ones, so
+a file that stands in the lists of two torrents ties them together, whoever
+wants it. So does a hardlink: deleting one name of an inode frees nothing.
+Equal content paths prove nothing; only files do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
+
+from .model import TorrentId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SsdFile:
+    """One file of a torrent's list that exists on the SSD."""
+
+    torrent_id: TorrentId
+    path: str  #: the service's path, without symbolic links
+    wanted: bool
+    inode: tuple[int, int]  #: device and inode number
+    links: int  #: names that the inode has, on the whole file system
+    disk_bytes: int  #: what it occupies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Torrents that share files on the SSD, directly or through others. Often just one."""
+
+    torrent_ids: tuple[TorrentId, ...]  #: sorted
+    files: tuple[SsdFile, ...]  #: by torrent, then path
+    frees_bytes: int  #: what deleting the files would free; data that is shared counts once
+    held_bytes: int  #: what would stay, as it is hardlinked from outside the group
+
+
+def groups(torrent_ids: Iterable[TorrentId], files: Iterable[SsdFile]) -> tuple[Group, ...]:
+    """Put torrents that share a path or an inode into one group.
+
+    Each torrent named, alone or by a file, is in exactly one group. Equal
+    inputs give equal groups, whatever their order.
+    """
+    files_of: dict[TorrentId, list[SsdFile]] = {torrent_id: [] for torrent_id in torrent_ids}
+    by_path: dict[str, SsdFile] = {}
+    by_inode: dict[tuple[int, int], SsdFile] = {}
+    names: dict[tuple[int, int], set[str]] = {}  #: of inodes that have several
+    tied: list[tuple[TorrentId, TorrentId]] = []
+    for file in files:
+        files_of.setdefault(file.torrent_id, []).append(file)
+        # A path has one inode at a time, but the files of two torrents are looked at one
+        # after the other: one that is replaced in between must tie them all the same.
+        if (same_path := by_path.setdefault(file.path, file)) is not file:
+            tied.append((same_path.torrent_id, file.torrent_id))
+        if (same_inode := by_inode.setdefault(file.inode, file)) is not file:
+            tied.append((same_inode.torrent_id, file.torrent_id))
+        if file.links > 1:
+            names.setdefault(file.inode, set()).add(file.path)
+
+    members_of = {torrent_id: [torrent_id] for torrent_id in files_of}
+    for a, b in tied:
+        larger, smaller = members_of[a], members_of[b]
+        if larger is smaller:
+            continue
+        if len(larger) < len(smaller):
+            larger, smaller = smaller, larger
+        larger += smaller
+        for torrent_id in smaller:
+            members_of[torrent_id] = larger
+
+    found: list[Group] = []
+    for members in {id(members): members for members in members_of.values()}.values():
+        members.sort()
+        group_files = [f for m in members for f in sorted(files_of[m], key=_PATH)]
+        frees_bytes = held_bytes = 0
+        for file in group_files:
+            if by_inode[file.inode] is not file:
+                continue  # counted once
+            if file.links <= 1 or len(names[file.inode]) >= file.links:
+                frees_bytes += file.disk_bytes
+            else:
+                held_bytes += file.disk_bytes
+        found.append(
+            Group(
+                torrent_ids=tuple(members),
+                files=tuple(group_files),
+                frees_bytes=frees_bytes,
+                held_bytes=held_bytes,
+            )
+        )
+    found.sort(key=attrgetter("torrent_ids"))
+    return tuple(found)
+
+
+_PATH: Final = attrgetter("path")
