@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final
 
 from .model import TorrentId
 
@@ -48,37 +47,27 @@ def groups(torrent_ids: Iterable[TorrentId], files: Iterable[SsdFile]) -> tuple[
     by_path: dict[str, SsdFile] = {}
     by_inode: dict[tuple[int, int], SsdFile] = {}
     names: dict[tuple[int, int], set[str]] = {}  #: of inodes that have several
-    tied: list[tuple[TorrentId, TorrentId]] = []
+    ties: list[tuple[TorrentId, TorrentId]] = []
     for file in files:
         files_of.setdefault(file.torrent_id, []).append(file)
         # A path has one inode at a time, but the files of two torrents are looked at one
         # after the other: one that is replaced in between must tie them all the same.
         if (same_path := by_path.setdefault(file.path, file)) is not file:
-            tied.append((same_path.torrent_id, file.torrent_id))
+            ties.append((same_path.torrent_id, file.torrent_id))
         if (same_inode := by_inode.setdefault(file.inode, file)) is not file:
-            tied.append((same_inode.torrent_id, file.torrent_id))
+            ties.append((same_inode.torrent_id, file.torrent_id))
         if file.links > 1:
             names.setdefault(file.inode, set()).add(file.path)
 
-    members_of = {torrent_id: [torrent_id] for torrent_id in files_of}
-    for a, b in tied:
-        larger, smaller = members_of[a], members_of[b]
-        if larger is smaller:
-            continue
-        if len(larger) < len(smaller):
-            larger, smaller = smaller, larger
-        larger += smaller
-        for torrent_id in smaller:
-            members_of[torrent_id] = larger
-
     found: list[Group] = []
-    for members in {id(members): members for members in members_of.values()}.values():
-        members.sort()
-        group_files = [f for m in members for f in sorted(files_of[m], key=_PATH)]
+    for members in _tied(files_of, ties):
+        group_files: list[SsdFile] = []
+        for torrent_id in members:
+            group_files += sorted(files_of[torrent_id], key=attrgetter("path"))
         frees_bytes = held_bytes = 0
         for file in group_files:
             if by_inode[file.inode] is not file:
-                continue  # counted once
+                continue  # each inode counts once
             if file.links <= 1 or len(names[file.inode]) >= file.links:
                 frees_bytes += file.disk_bytes
             else:
@@ -91,8 +80,23 @@ def groups(torrent_ids: Iterable[TorrentId], files: Iterable[SsdFile]) -> tuple[
                 held_bytes=held_bytes,
             )
         )
-    found.sort(key=attrgetter("torrent_ids"))
     return tuple(found)
 
 
-_PATH: Final = attrgetter("path")
+def _tied(
+    torrent_ids: Iterable[TorrentId], ties: Iterable[tuple[TorrentId, TorrentId]]
+) -> list[list[TorrentId]]:
+    """Return who is tied to whom, each list sorted, and the lists by their first."""
+    members_of = {torrent_id: [torrent_id] for torrent_id in torrent_ids}
+    for a, b in ties:
+        larger, smaller = members_of[a], members_of[b]
+        if larger is smaller:
+            continue
+        # The smaller joins the larger: so a torrent changes its list log(n) times at most.
+        if len(larger) < len(smaller):
+            larger, smaller = smaller, larger
+        larger += smaller
+        for torrent_id in smaller:
+            members_of[torrent_id] = larger
+    distinct = {id(members): members for members in members_of.values()}
+    return sorted(sorted(members) for members in distinct.values())
