@@ -10,13 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from .model import Torrent, TorrentId
 from .placement import Place
-
-RELOCATING_TAG: Final = "qbm-relocating"
-"""On a torrent while it is relocated; see ``docs/configuration.md``."""
 
 
 class Location(StrEnum):
@@ -87,6 +83,7 @@ def locate(
     *,
     place_of: Callable[[Torrent], Place],
     published: AbstractSet[TorrentId],
+    relocating: AbstractSet[TorrentId],
 ) -> tuple[Located, ...]:
     """Say where each torrent's data is.
 
@@ -94,18 +91,27 @@ def locate(
         torrents: as qBittorrent lists them.
         place_of: on which tier qBittorrent has the data.
         published: torrents with a published copy on the HDD.
+        relocating: torrents with an open relocation.
     """
-    return tuple(_locate(torrent, place_of(torrent), published) for torrent in torrents)
+    return tuple(
+        _locate(
+            torrent,
+            place_of(torrent),
+            published=torrent.id in published,
+            relocating=torrent.id in relocating,
+        )
+        for torrent in torrents
+    )
 
 
-def _locate(torrent: Torrent, place: Place, published: AbstractSet[TorrentId]) -> Located:
+def _locate(torrent: Torrent, place: Place, *, published: bool, relocating: bool) -> Located:
     if place is Place.UNKNOWN:
         return Located(torrent=torrent, location=Location.ELSEWHERE, known=False)
     if place is Place.ELSEWHERE:
         return Located(torrent=torrent, location=Location.ELSEWHERE)
-    if torrent.id in published and (place is Place.SSD or RELOCATING_TAG in torrent.tags):
+    if published and (place is Place.SSD or relocating):
         # A relocation deletes from the SSD last, and may still be undone: until it has
-        # ended, qBittorrent's path says less than the copy and the tag do.
+        # ended, qBittorrent's path does not tell.
         return Located(torrent=torrent, location=Location.BOTH)
     return Located(torrent=torrent, location=Location.SSD if place is Place.SSD else Location.HDD)
 

@@ -11,18 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from sqlite3 import Connection
 from typing import TypeVar
 
 import trio
 
-from ..adapters import journal_copies
+from ..adapters import journal_copies, journal_relocations
 from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..adapters.journal_copies import Copy
 from ..core import tags
 from ..core.client import QbittorrentClient
 from ..core.errors import Draining, QbittorrentAway, QbittorrentError, TaggingDisabled
-from ..core.model import Torrent
+from ..core.model import Torrent, TorrentId
 from ..core.placement import place_of
 from ..core.tags import Amount, Located, Location, LocationTags, TagChange
 from .jobs import Jobs
@@ -133,17 +134,23 @@ class Tagging:
         return await self._compute(partial(self._sum_up, seen))
 
     async def _look(self) -> _Seen:
+        relocating = await self._journal.do(_relocating)
         try:
             torrents = await self._client.torrents()
         except QbittorrentError as error:
             raise QbittorrentAway(
                 f"the torrents cannot be listed: {error}; ask again later"
             ) from error
-        # After the list: a copy that was published meanwhile counts, and keeps its tag.
+        # After the list, which takes seconds on 4.5: a copy that was published meanwhile
+        # counts. A relocation that was open before or after it was so during it, perhaps:
+        # where the list has such a torrent says nothing.
         copies = await self._journal.do(journal_copies.all_published)
-        return await self._compute(partial(self._judge, torrents, copies))
+        relocating |= await self._journal.do(_relocating)
+        return await self._compute(partial(self._judge, torrents, copies, relocating))
 
-    def _judge(self, torrents: tuple[Torrent, ...], copies: list[Copy]) -> _Seen:
+    def _judge(
+        self, torrents: tuple[Torrent, ...], copies: list[Copy], relocating: set[TorrentId]
+    ) -> _Seen:
         policy = self._policy
         located = tags.locate(
             torrents,
@@ -151,6 +158,7 @@ class Tagging:
                 place_of, ssd=str(policy.ssd), hdd=str(policy.hdd), mappings=policy.path_mappings
             ),
             published={copy.torrent_id for copy in copies},
+            relocating=relocating,
         )
         return _Seen(
             located=located, changes=tags.changes(located, policy.tags), copies=tuple(copies)
@@ -194,3 +202,7 @@ class Tagging:
 
     async def _compute(self, call: Callable[[], T]) -> T:
         return await compute(call, limiter=self._computing)
+
+
+def _relocating(connection: Connection) -> set[TorrentId]:
+    return {row.torrent_id for row in journal_relocations.open_ones(connection)}

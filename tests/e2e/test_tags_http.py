@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from qbm_trio.adapters.journal_copies import Copy
 from qbm_trio.core.errors import Draining, JournalUnwritable, QbittorrentAway, TaggingDisabled
 from qbm_trio.core.model import JobId, TorrentId, Verification
 from qbm_trio.core.tags import Amount, Location, LocationTags, TagChange
-from qbm_trio.tasks.tagging import TagSummary
-from tests.rig.site import StandIn, TaggingStandIn, backend, site_on
+from qbm_trio.tasks.tagging import Tagged, TagSummary
+from tests.rig.site import DEADLINE_S, StandIn, TaggingStandIn, backend, raw, site_on
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 ID = TorrentId("a" * 40)
@@ -104,6 +109,29 @@ async def test_what_must_not_be_changed_now_is_refused(
     async with site_on(backend(StandIn(), tagging=tagging)) as site:
         answer = await site.call("POST", "/tags/existing")
     assert (answer.status, answer.code) == (status, code)
+
+
+async def test_a_client_that_goes_away_does_not_leave_the_changes_half_made() -> None:
+    begun, go_on, ended = trio.Event(), trio.Event(), trio.Event()
+
+    class Slow(TaggingStandIn):
+        async def tag_existing(self, *, dry_run: bool) -> Tagged:
+            begun.set()
+            await go_on.wait()
+            ended.set()
+            return await TaggingStandIn.tag_existing(self, dry_run=dry_run)
+
+    async with site_on(backend(StandIn(), tagging=Slow())) as site:
+        with trio.fail_after(DEADLINE_S):
+            async with site.wire() as wire:
+                await wire.send(raw("POST", "/tags/existing"))
+                await begun.wait()
+                wire.stream.setsockopt(  # a reset, as of a client that is killed
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+            await wait_all_tasks_blocked(0.01)
+            go_on.set()
+            await ended.wait()
 
 
 async def test_the_summary_names_places_tags_mismatches_and_copies_without_a_torrent() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_copies
+from qbm_trio.adapters import journal_copies, journal_relocations
 from qbm_trio.adapters.journal_copies import Copy
 from qbm_trio.core.errors import Draining, QbittorrentAway, TaggingDisabled
 from qbm_trio.core.model import JobId, TorrentId, Verification
+from qbm_trio.core.relocation import Event, Relocation, RunId, Step
 from qbm_trio.core.tags import Location
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, inside, make
@@ -257,6 +258,51 @@ async def test_a_service_that_stops_changes_no_tag(tmp_path: Path) -> None:
             await service.service.tagging.tag_existing(dry_run=False)
         assert calls(fake) == []
         service.service.jobs.draining = False
+
+
+@pytest.mark.parametrize("during", ["the list", "all of it"])
+async def test_a_torrent_that_is_being_relocated_keeps_the_tag_of_the_ssd(
+    tmp_path: Path, during: str
+) -> None:
+    """Whether it ends before the journal is asked again, as when it is undone, or after."""
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service.hdd, "T", "ssd", "hdd", "qbm-pin", "qbm-relocating")
+        await publish(service, id_)
+        row = Relocation(
+            run_id=RunId("r"),
+            group="g",
+            torrent_id=id_,
+            name="T",
+            from_path=str(service.ssd),
+            to_path=str(service.hdd),
+            was_running=True,
+            force_start=False,
+            auto_management=False,
+            download_path="",
+            bytes=100,
+        )
+        (open_,) = await service.journal.do(
+            lambda db: journal_relocations.begin(db, [row], now=1.0)
+        )
+
+        async def end(name: str = "torrents") -> None:
+            if name == "torrents":
+                await service.journal.do(
+                    lambda db: journal_relocations.step(
+                        db, [open_.id], Event.GONE, expected=Step.PREPARING, now=2.0
+                    )
+                )
+
+        if during == "the list":
+            fake.before = end
+        tagging = service.service.tagging
+        assert (await tagging.tag_existing(dry_run=False)).changes == ()
+        fake.before = None
+        if during == "all of it":
+            await end()
+        await tagging.tag_existing(dry_run=False)
+        assert fake.tags(id_) == {"hdd", "qbm-pin", "qbm-relocating"}
 
 
 async def test_a_copy_that_is_published_while_the_torrents_are_listed_keeps_its_tag(
