@@ -260,11 +260,11 @@ async def test_a_service_that_stops_changes_no_tag(tmp_path: Path) -> None:
         service.service.jobs.draining = False
 
 
-@pytest.mark.parametrize("during", ["the list", "all of it"])
+@pytest.mark.parametrize("within_the_list", ["nothing of it", "its end", "its beginning"])
 async def test_a_torrent_that_is_being_relocated_keeps_the_tag_of_the_ssd(
-    tmp_path: Path, during: str
+    tmp_path: Path, within_the_list: str
 ) -> None:
-    """Whether it ends before the journal is asked again, as when it is undone, or after."""
+    """Also when it is begun, or undone, while qBittorrent makes its list."""
     fake = FakeQbittorrent()
     async with inside(tmp_path, client=fake) as service:
         id_ = add(fake, service.hdd, "T", "ssd", "hdd", "qbm-pin", "qbm-relocating")
@@ -282,24 +282,29 @@ async def test_a_torrent_that_is_being_relocated_keeps_the_tag_of_the_ssd(
             download_path="",
             bytes=100,
         )
-        (open_,) = await service.journal.do(
-            lambda db: journal_relocations.begin(db, [row], now=1.0)
-        )
 
-        async def end(name: str = "torrents") -> None:
-            if name == "torrents":
-                await service.journal.do(
-                    lambda db: journal_relocations.step(
-                        db, [open_.id], Event.GONE, expected=Step.PREPARING, now=2.0
-                    )
+        async def begin() -> None:
+            await service.journal.do(lambda db: journal_relocations.begin(db, [row], now=1.0))
+
+        async def end() -> None:
+            (open_,) = await service.journal.do(journal_relocations.open_ones)
+            await service.journal.do(
+                lambda db: journal_relocations.step(
+                    db, [open_.id], Event.GONE, expected=Step.PREPARING, now=2.0
                 )
+            )
 
-        if during == "the list":
-            fake.before = end
+        async def before(name: str) -> None:
+            if name == "torrents" and within_the_list != "nothing of it":
+                await (end if within_the_list == "its end" else begin)()
+
+        if within_the_list != "its beginning":
+            await begin()
+        fake.before = before
         tagging = service.service.tagging
         assert (await tagging.tag_existing(dry_run=False)).changes == ()
         fake.before = None
-        if during == "all of it":
+        if within_the_list != "its end":
             await end()
         await tagging.tag_existing(dry_run=False)
         assert fake.tags(id_) == {"hdd", "qbm-pin", "qbm-relocating"}
