@@ -154,8 +154,9 @@ async def delete_files(
 
     What goes on and what stops: a file that is not as it was judged, or that the system
     refuses to delete (EACCES, EPERM, EBUSY), is left, and the rest goes on, since each
-    file is proven by itself. A copy that is not as it was judged stops everything, before
-    the first file where it shows then: what is left on the SSD may be the last whole data.
+    file is proven by itself. A copy that is not as it was judged stops everything, since
+    the SSD may have the last whole data then; all copies are looked at before the first
+    file is deleted, and each again right before its original is.
     A disk that fails (EROFS, EIO, away) stops everything, too.
 
     Args:
@@ -259,7 +260,7 @@ def _check_copy(item: JudgedFile) -> None:
     try:
         status = item.copy_path.lstat()
     except OSError as error:
-        if error.errno not in ABSENT:
+        if error.errno not in {*ABSENT, errno.ELOOP}:
             raise read_error(error, item.copy_path) from error
         now = None
     else:

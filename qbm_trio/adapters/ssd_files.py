@@ -130,7 +130,7 @@ _Place = tuple[str, os.stat_result | None, JobError | None]
 def _places(root: Path, folders: _Folders, relative: PurePosixPath) -> Iterator[_Place]:
     """Wherever the file is: real path, what is there, and what is wrong with it."""
     try:
-        candidates = folders.candidates(safe_relative(relative, what="the file name"))
+        candidates = folders.candidates(relative)
     except UnsafePath as error:
         yield "", None, error
         return
@@ -169,19 +169,26 @@ class _Folders:
         self._with_unwanted: set[str] = set()
 
     def candidates(self, relative: PurePosixPath) -> list[str]:
-        """Each path that the file can have on the disk."""
+        """Each path that the file can have on the disk.
+
+        Raises:
+            UnsafePath: its name cannot be used, or a link leads out of the SSD.
+        """
+        name = str(safe_relative(relative.name, what="the file name"))
         parent = relative.parent
         folder = self._real.get(parent)
         if folder is None:
+            if parent.parts:
+                safe_relative(parent, what="the folder")
             folder = self._real[parent] = str(resolve_beneath(self._root, parent))
             beside = os.path.join(folder, UNWANTED_FOLDER)
             # Not through a link: qBittorrent makes a folder.
             if os.path.isdir(beside) and not os.path.islink(beside):
                 self._with_unwanted.add(folder)
-        path = os.path.join(folder, relative.name)
+        path = os.path.join(folder, name)
         paths = [path, path + UNFINISHED_SUFFIX]
         if folder in self._with_unwanted:
-            beside = os.path.join(folder, UNWANTED_FOLDER, relative.name)
+            beside = os.path.join(folder, UNWANTED_FOLDER, name)
             paths += [beside, beside + UNFINISHED_SUFFIX]
         return paths
 

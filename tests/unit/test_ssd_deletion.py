@@ -408,6 +408,14 @@ async def test_a_file_without_a_copy_is_never_deleted(rig: Rig) -> None:
     assert (rig.save / NAMES[0]).exists()
 
 
+async def test_a_copy_whose_folder_became_a_loop_stops_it(rig: Rig) -> None:
+    judged = await rig.judge()
+    (rig.hdd / "Show").rename(rig.hdd / "moved")
+    (rig.hdd / "Show").symlink_to("Show")
+    with pytest.raises(DestinationChanged):
+        await rig.delete(judged)
+
+
 async def test_a_copy_that_goes_meanwhile_stops_the_rest(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,8 @@ async def test_the_trouble_of_one_file_hides_no_other_file(ssd: Path, tmp_path: 
     os.mkfifo(ssd / "pipe")
     (ssd / "away").symlink_to(tmp_path)
     lists = {
-        n: listed(n, "good") for n in ("folder", "pipe", "away/f", "../f", "x" * 300, "\ud800")
+        n: listed(n, "good")
+        for n in ("folder", "pipe", "away/f", "../f", "x" * 300, "\ud800", "\ud800/f")
     }
     files, problems = await found(ssd, fine=listed("good"), **lists)
     assert [f.torrent_id for f in files] == ["fine", *lists]
