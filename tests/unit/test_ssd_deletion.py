@@ -611,7 +611,7 @@ def test_in_any_tree_exactly_the_torrents_files_and_folders_left_empty_go(
         for name in sorted(own)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk_calls, "fsync", lambda fd: None)  # slow, and tested elsewhere
+        patch.setattr(disk_calls, "fsync", bool)  # slow, and tested elsewhere
         done = ssd_deletion._delete_files(top / "ssd", judged, save, lambda: None)
     assert {str(p.relative_to(save)) for p in done.files} == own
     after = {str(p.relative_to(save)) for p in save.rglob("*")}
