@@ -81,6 +81,8 @@ def test_a_group_is_recorded_whole_with_every_field_and_nothing_has_been_done_ye
     rows = ops.begin(db, group, now=7.5)
     assert rows == [replace(r, id=n, begun_at=7.5, updated_at=7.5) for n, r in enumerate(group, 1)]
     assert ops.open_ones(db) == rows == ops.group_rows(db, RUN, "g")
+    flags = [(row.was_running, row.force_start, row.auto_management) for row in rows]
+    assert repr(flags) == "[(True, True, False), (False, False, True)]", "not as 1 and 0"
     assert {row.step for row in rows} == {Step.PREPARING}
     assert ops.last_of(db, group[0].torrent_id) == rows[0]
     assert ops.last_of(db, TorrentId("f" * 40)) is None

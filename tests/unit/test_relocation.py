@@ -332,6 +332,16 @@ def test_a_move_that_failed_is_told_by_the_content_path_whatever_the_save_path_s
     assert returned(steadily(torrent("pausedUP", SSD))) is Event.ADVANCE
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [torrent("stoppedDL", progress=0.5, left=9), torrent("downloading", progress=0.0, left=9)],
+    ids=["stopped with some of its data", "running"],
+)
+def test_incomplete_on_the_hdd_in_any_other_way_is_no_pending_recheck(shown: Torrent) -> None:
+    assert repointed(steadily(shown, seconds=4)) is WAIT
+    assert repointed(steadily(shown, seconds=5)) is Event.FAIL
+
+
 def test_a_folder_whose_name_begins_like_the_place_is_another_place() -> None:
     assert stopped(at((9, torrent("stoppedUP", ELSEWHERE)))) is WAIT
     assert stopped(at((9, torrent("stoppedUP", SSD)))) is Event.ADVANCE
