@@ -254,11 +254,11 @@ class _Candidate:
     ) -> None:
         """Add the verdicts to what the plan reports."""
         occupied_bytes = self._occupied_bytes()
-        shared = self._shared() if None in self.verdicts else ""
+        shared = (Spared.SHARED, self._shared() if None in self.verdicts else "")
         reasons = set[Spared]()
         for member, verdict in zip(self.members, self.verdicts, strict=True):
             torrent = member.torrent
-            what, sentence = verdict or (Spared.SHARED, shared)
+            what, sentence = verdict or shared
             if isinstance(what, Choice):
                 chosen.append(
                     ChosenTorrent(
