@@ -42,12 +42,12 @@ from ..core.relocation import (
     judge_returned,
     judge_stopped,
 )
+from ..core.space import RELOCATING_TAG
 from .relocation_proofs import Proofs, Roots, require_at_hdd
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
 
-RELOCATING_TAG: Final = "qbm-relocating"
 GONE_AFTER_S: Final = 600.0
 """A qBittorrent that was killed forgets recent torrents for a while."""
 RETRY_S: Final = 30.0
@@ -218,6 +218,10 @@ class Relocator:
     async def _delete(self, row: Relocation) -> Event:
         require_at_hdd(row, await self._torrent(row.torrent_id))
         judged = await self._proofs.whole_copy(row)
+        for on_ssd, on_hdd in {
+            (file.path.parent, file.copy_path.parent) for file in judged if file.file is not None
+        }:
+            await self._tiers.check_not_aliased(on_ssd, on_hdd)
         done = await delete_files(
             self._roots.ssd,
             judged,

@@ -15,7 +15,8 @@ import trio
 from qbm_trio.adapters import journal_relocations
 from qbm_trio.core.model import Outcome, TorrentId
 from qbm_trio.core.relocation import Relocation, RunId, Step
-from qbm_trio.tasks.relocation import RELOCATING_TAG, Relocator
+from qbm_trio.core.space import RELOCATING_TAG
+from qbm_trio.tasks.relocation import Relocator
 from qbm_trio.tasks.relocation_proofs import Roots
 from tests.rig.inside import Inside, give, inside, put, tags
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
