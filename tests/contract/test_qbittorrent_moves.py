@@ -84,6 +84,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def marked(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{name}.!qB": data for name, data in files.items()}
+
+
+async def renamed(folder: Path, before: dict[str, bytes], limit_s: float = 20) -> dict[str, bytes]:
+    """Wait until no file has its name of before."""
+    with trio.fail_after(limit_s):
+        while True:
+            files = contents(folder)
+            if not files.keys() & before.keys():
+                return files
+            await trio.sleep(0.02)
+
+
 async def test_stop_start_and_forced_start_are_seen_in_the_state(subject: Subject) -> None:
     id, _, _ = subject.add(SIZES)
     client = subject.client
@@ -319,6 +333,7 @@ async def test_the_safest_sequence_keeps_a_whole_copy_and_gives_all_settings_bac
     id, ssd, _ = subject.add(SIZES, category=category, auto_management=True)
     if subject.fake is not None:
         subject.fake.change(id, download_path=unfinished)
+        subject.fake.mark_incomplete = True
     await client.set_force_start(id, True)
     begun = await until(subject, id, lambda torrent: torrent.state == "forcedUP")
     assert begun.auto_management
@@ -357,11 +372,13 @@ async def test_the_safest_sequence_keeps_a_whole_copy_and_gives_all_settings_bac
         assert torrent.amount_left_bytes == 0x4000
         await always(subject, id, lambda torrent: torrent.state == down)
         assert contents(ssd) == before
+        assert await renamed(hdd, bad) == marked(bad)
         await repointed(ssd)
-        assert sorted(contents(ssd).values()) == sorted(before.values())
+        # The originals of the SSD, too, and those of the HDD stay so.
+        assert await renamed(ssd, before) == marked(before)
         torrent = await rechecked(up)
         assert torrent.content_path == str(ssd / "dir")
-        assert sorted(contents(hdd).values()) == sorted(bad.values())
+        assert contents(hdd) == marked(bad)
     assert (torrent.progress, torrent.amount_left_bytes) == (1, 0)
 
     await client.set_download_path(id, begun.download_path)

@@ -40,9 +40,11 @@ class FakeQbittorrent:
         self.old = old
         self.disk: Callable[[str], Path] = Path
         self.lag = 2
+        self.mark_incomplete = False  #: its setting that appends ".!qB"
         self._truth: dict[TorrentId, Torrent] = {}  #: of torrents whose change is not seen yet
         self._unseen: dict[TorrentId, int] = {}  #: for how many more descriptions
         self._due: set[TorrentId] = set()  #: stopped, with a recheck to come
+        self._marked: set[TorrentId] = set()  #: the names of their files end in ".!qB"
         self.calls: list[tuple[object, ...]] = []
         self.down: QbittorrentError | None = None
         self.failures: list[QbittorrentError] = []
@@ -249,18 +251,12 @@ class FakeQbittorrent:
         if kept:
             self._due.add(id)
             if torrent.state == self._stopped(torrent.progress == 1):
-                self._become(
-                    id,
-                    state=self._stopped(False),
-                    progress=0.0,
-                    amount_left_bytes=torrent.size_bytes,
-                )
+                left = torrent.size_bytes
+                self._become(id, state=self._stopped(False), progress=0.0, amount_left_bytes=left)
             else:
                 self._check(id)
-        # Meanwhile the new place is shown with the old state: 5.1 as if all were done,
-        # 4.5 as moving.
-        now = self._truth[id]
-        self.change(id, save_path=path, content_path=now.content_path)
+        # Seen at once: the new place, with the old state on 5.1, and as moving on 4.5.
+        self.change(id, save_path=path, content_path=self._truth[id].content_path)
         if self.old:
             self._torrents[id] = replace(self._torrents[id], state="moving")
 
@@ -318,7 +314,13 @@ class FakeQbittorrent:
             raise QbittorrentError(f"qBittorrent refused a call: 409 {error}") from error
 
     def _paths(self, id: TorrentId, folder: str) -> list[Path]:
-        return [self.disk(folder) / file.name for file in self._files[id]]
+        mark = ".!qB" if id in self._marked else ""
+        return [self.disk(folder) / f"{file.name}{mark}" for file in self._files[id]]
+
+    def _mark(self, id: TorrentId, folder: str, *, marked: bool) -> None:
+        before = self._paths(id, folder)
+        (self._marked.add if marked else self._marked.discard)(id)
+        move(list(zip(before, self._paths(id, folder), strict=True)), replace=False)
 
     def _folder(self, id: TorrentId) -> str:
         """Where its files are: its save path, or its download path."""
@@ -329,8 +331,11 @@ class FakeQbittorrent:
 
     def _move(self, id: TorrentId, path: str, *, replace_files: bool = False) -> bool:
         """Move the files, wanted or not; tell whether a recheck is due."""
-        pairs = zip(self._paths(id, self._folder(id)), self._paths(id, path), strict=True)
-        kept = move(list(pairs), replace=replace_files)
+        sources = self._paths(id, self._folder(id))
+        if id in self._marked:  # what stands at the destination gets the mark, too
+            self._marked.discard(id)
+            self._mark(id, path, marked=True)
+        kept = move(list(zip(sources, self._paths(id, path), strict=True)), replace=replace_files)
         names = [file.name for file in self._files[id]]
         self._become(id, content_path=str(_content_path(PurePosixPath(path), names)))
         return kept
@@ -340,6 +345,9 @@ class FakeQbittorrent:
         self._due.discard(id)
         torrent = self._truth.get(id, self._torrents[id])
         good = good_bytes(self._metainfo[id], self._paths(id, self._folder(id)))
+        if self.mark_incomplete:
+            complete = good == [file.size_bytes for file in self._files[id]]
+            self._mark(id, self._folder(id), marked=not complete)
         wanted = [n for n, file in enumerate(self._files[id]) if file.wanted]
         for n, file in enumerate(self._files[id]):
             self.change_file(id, n, progress=good[n] / file.size_bytes if file.size_bytes else 1.0)
