@@ -253,12 +253,12 @@ class Tiers:
         async with aclosing(periodic(PROBE_INTERVAL_S)) as ticks:
             async for _ in ticks:
                 troubled = tier.trouble is not None
-                # The SSD first: whether the HDD is another place is told by its marker.
-                turn = tier is self.ssd or self.ssd.marker is not None
-                if tier.marker is None and turn and not self._read_only:
-                    await self._prepare(tier)
-                else:
+                if tier.marker is not None or self._read_only:
                     await tier.probe()
+                elif tier is self.ssd:
+                    await self.prepare()
+                elif self.ssd.marker is not None:  # else `prepare` learns both, the SSD's first
+                    await self._prepare(tier)
                 await self._compare()
                 if troubled and tier.trouble is None:
                     self.usable.set()
