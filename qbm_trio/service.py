@@ -30,7 +30,6 @@ from pydantic import SecretStr
 
 from . import __version__
 from .adapters import disk, journal_jobs, recovery_point
-from .adapters.copying import CopyOptions
 from .adapters.journal import Journal
 from .adapters.qbittorrent import Qbittorrent
 from .adapters.recovery_point import SavedState
@@ -43,9 +42,11 @@ from .tasks.dry_run import describe_jobs
 from .tasks.housekeeping import keep_house
 from .tasks.jobs import Jobs
 from .tasks.observer import Observer
+from .tasks.policies import tagging_policy, tiering_policy
 from .tasks.prober import keep_contact
 from .tasks.queue import JobQueue
-from .tasks.tiering import Policy, Tiering
+from .tasks.tagging import Tagging
+from .tasks.tiering import Tiering
 from .tasks.tiers import Tiers
 from .tasks.waits import Waits
 from .tasks.workers import Workers
@@ -188,11 +189,14 @@ class Service:
             read_only=settings.dry_run,
         )
         self.tiering = Tiering(
-            _policy(settings),
+            tiering_policy(settings),
             client=self.client,
             jobs=self.jobs,
             journal=journal,
             tiers=self.tiers,
+        )
+        self.tagging = Tagging(
+            tagging_policy(settings), client=self.client, jobs=self.jobs, journal=journal
         )
         self.workers = Workers(
             self.jobs,
@@ -269,6 +273,7 @@ class Service:
         key = self._settings.http_api_key
         backend = Backend(
             jobs=self.jobs,
+            tagging=self.tagging,
             overview=self.observer.overview,
             health=self.observer.health,
             save_state=self.save_state,
@@ -383,19 +388,3 @@ def _instance_id(connection: sqlite3.Connection) -> str:
         # before the service was, and that cannot be recorded later.
         journal_jobs.set_meta(connection, "first_run_at", repr(time.time()))
     return known
-
-
-def _policy(settings: Settings) -> Policy:
-    tagging = settings.enable_location_tagging and settings.auto_tag_new_torrents
-    return Policy(
-        ssd=settings.download_path_ssd,
-        hdd=settings.final_dest_base_hdd,
-        path_mappings=settings.path_mappings,
-        copies_at_once=settings.max_concurrent_copy_operations,
-        copy_options=CopyOptions(
-            verification=settings.verification,
-            nice=settings.copy_operation_nice_level,
-            rate_limit_bytes_per_s=settings.copy_rate_limit_bytes_s,
-        ),
-        tags=(settings.ssd_location_tag, settings.hdd_location_tag) if tagging else None,
-    )

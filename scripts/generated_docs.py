@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from qbm_trio.core.lifecycle import ACTIVE, MOVES
 from qbm_trio.core.model import JobState
+from qbm_trio.core.relocation import ENDS, Event, Step
+from qbm_trio.core.relocation import MOVES as STEPS
 from qbm_trio.settings import Settings
 
 DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
@@ -56,9 +58,26 @@ def lifecycle_diagram() -> str:
     return "\n".join([*lines, "```"]) + "\n"
 
 
+def relocation_diagram() -> str:
+    """Return the steps of a relocation as a Mermaid state diagram.
+
+    The user may remove a torrent at any open step: said below it, not drawn ten times.
+    """
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {Step.PREPARING}: plan"]
+    lines += [
+        f"    {step} --> {after}: {event}"
+        for (step, event), after in STEPS.items()
+        if event is not Event.GONE
+    ]
+    lines += [f"    {step} --> [*]" for step in Step if step in ENDS and step is not Step.GONE]
+    gone = ", ".join(f"`{step}`" for step, event in STEPS if event is Event.GONE)
+    return "\n".join([*lines, "```"]) + f"\n\nTo `{Step.GONE}` from each of: {gone}.\n"
+
+
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "configuration.md": settings_table,
     "architecture.md": lifecycle_diagram,
+    "space-management.md": relocation_diagram,
 }
 
 

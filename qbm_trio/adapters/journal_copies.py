@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from ..core.model import JobId, TorrentId, Verification
 
@@ -42,6 +43,12 @@ class Copy:
     published_at: float | None
 
 
+_SELECT: Final = (
+    "SELECT torrent_id, job_id, destination, save_root, category, name, verification,"
+    " bytes, begun_at, published_at FROM copies"
+)
+
+
 def recorded_inode(inode: int) -> int:
     """An inode as it is kept: pools use all 64 bits, SQLite's integers hold 63."""
     return inode & (2**63 - 1)
@@ -49,13 +56,17 @@ def recorded_inode(inode: int) -> int:
 
 def find(connection: sqlite3.Connection, torrent_id: TorrentId) -> Copy | None:
     """The copy of a torrent, begun or published."""
-    row = connection.execute(
-        "SELECT torrent_id, job_id, destination, save_root, category, name, verification,"
-        " bytes, begun_at, published_at FROM copies WHERE torrent_id = ?",
-        (torrent_id,),
-    ).fetchone()
-    if row is None:
-        return None
+    row = connection.execute(f"{_SELECT} WHERE torrent_id = ?", (torrent_id,)).fetchone()
+    return None if row is None else _copy(row)
+
+
+def all_published(connection: sqlite3.Connection) -> list[Copy]:
+    """Every copy that was published, by torrent id."""
+    rows = connection.execute(f"{_SELECT} WHERE published_at IS NOT NULL ORDER BY torrent_id")
+    return [_copy(row) for row in rows]
+
+
+def _copy(row: tuple[Any, ...]) -> Copy:
     return Copy(
         torrent_id=TorrentId(row[0]),
         job_id=JobId(row[1]),

@@ -12,7 +12,7 @@ from typing import Final
 from ..core.errors import QbmError
 
 MIGRATIONS: Final = (
-    # 1: jobs, and apart from them what was verified and published.
+    # 1: jobs, apart from them what was verified and published, and what was relocated.
     """
     CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -71,6 +71,37 @@ MIGRATIONS: Final = (
         PRIMARY KEY (torrent_id, idx)
     ) WITHOUT ROWID;
     CREATE INDEX copy_files_by_path ON copy_files (path);
+    CREATE TABLE space_runs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        by_hand INTEGER NOT NULL,
+        begun_at REAL NOT NULL,
+        ended_at REAL,
+        figures TEXT
+    );
+    CREATE TABLE relocations (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id TEXT NOT NULL,
+        "group" TEXT NOT NULL,
+        torrent_id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        step TEXT NOT NULL,
+        from_path TEXT NOT NULL,
+        to_path TEXT NOT NULL,
+        was_running INTEGER NOT NULL,
+        force_start INTEGER NOT NULL,
+        auto_management INTEGER NOT NULL,
+        download_path TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        error TEXT,
+        begun_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        checked_at REAL
+    );
+    -- A torrent is relocated once at a time, whatever the code above does.
+    CREATE UNIQUE INDEX relocations_open ON relocations (torrent_id)
+        WHERE step NOT IN ('done', 'undone', 'moved', 'gone');
+    CREATE INDEX relocations_by_group ON relocations (run_id, "group");
     """,
 )
 

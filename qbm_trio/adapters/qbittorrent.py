@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import trio
 from trio_util import AsyncBool
@@ -28,6 +28,7 @@ from ..core.errors import (
 )
 from ..core.model import Torrent, TorrentFile, TorrentId
 from ..core.overview import QbittorrentContact
+from .qbittorrent_rows import file_of, keys_of, rows_of, torrent_of
 from .qbittorrent_session import Session
 
 T = TypeVar("T")
@@ -119,14 +120,14 @@ class Qbittorrent:
         self._lists_asked += 1
         number = self._lists_asked
         torrents = await self._read(
-            lambda api: tuple(map(_torrent, _rows(api.torrents_info())))  # in its thread
+            lambda api: tuple(map(torrent_of, rows_of(api.torrents_info())))  # in its thread
         )
         # 4.5.2 builds the list on its main thread, in seconds for thousands of
         # torrents: asking must not take more than a twentieth of its time.
         ended = self._clock()
         pause_s = max(self._snapshot_interval_s, 20 * (ended - began))
         self._next_snapshot_at = ended + pause_s
-        self._index = {key: torrent.id for torrent in torrents for key in _keys(torrent)}
+        self._index = {key: torrent.id for torrent in torrents for key in keys_of(torrent)}
         self._newest_list = number
         return torrents
 
@@ -138,10 +139,10 @@ class Qbittorrent:
         """
         _check(id)
         rows = await self._read(lambda api: api.torrents_info(torrent_hashes=id))
-        for row in _rows(rows):
+        for row in rows_of(rows):
             if row["hash"] == id:
-                torrent = _torrent(row)
-                self._index.update(dict.fromkeys(_keys(torrent), id))
+                torrent = torrent_of(row)
+                self._index.update(dict.fromkeys(keys_of(torrent), id))
                 return torrent
         raise TorrentUnknown(f"qBittorrent has no torrent {id}")
 
@@ -165,7 +166,7 @@ class Qbittorrent:
             # An id is the v1 hash, or the first 40 digits of the v2 hash when
             # there is one (hybrids too): only a hybrid's v1 hash needs the list.
             torrent = await self.torrent(TorrentId(hash[:40]))
-            if hash in _keys(torrent):
+            if hash in keys_of(torrent):
                 return torrent.id
         except TorrentUnknown:
             if len(hash) == 40:
@@ -188,7 +189,7 @@ class Qbittorrent:
         """
         _check(id)
         return await self._read(
-            lambda api: tuple(map(_file, count(), _rows(api.torrents_files(torrent_hash=id)))),
+            lambda api: tuple(map(file_of, count(), rows_of(api.torrents_files(torrent_hash=id)))),
             about=id,
         )
 
@@ -202,19 +203,71 @@ class Qbittorrent:
         _check(id)
         return await self._read(lambda api: api.torrents_export(torrent_hash=id), about=id)
 
-    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Add tags; an unknown torrent goes unnoticed."""
-        _check(id)
-        if tags:
-            joined = _joined(tags)
-            await self._write(lambda api: api.torrents_add_tags(joined, id), repeatable=True)
+    async def add_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Add tags to all of these; unknown torrents go unnoticed."""
+        hashes, joined = _listed(ids), _joined(tags)
+        if hashes and joined:
+            await self._write(lambda api: api.torrents_add_tags(joined, hashes), repeatable=True)
 
-    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Remove just these tags."""
+    async def remove_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Remove just these tags from all of these."""
+        hashes, joined = _listed(ids), _joined(tags)
+        if hashes and joined:  # sent empty, it would remove all tags
+            await self._write(lambda api: api.torrents_remove_tags(joined, hashes), repeatable=True)
+
+    async def stop(self, id: TorrentId) -> None:
+        """Stop (pause) a torrent."""
         _check(id)
-        if tags:  # sent empty, it would remove all tags
-            joined = _joined(tags)
-            await self._write(lambda api: api.torrents_remove_tags(joined, id), repeatable=True)
+        await self._write(lambda api: api.stop_torrent(id), repeatable=True)
+
+    async def start(self, id: TorrentId) -> None:
+        """Start (resume) a torrent; ends a forced start."""
+        _check(id)
+        await self._write(lambda api: api.start_torrent(id), repeatable=True)
+
+    async def set_force_start(self, id: TorrentId, forced: bool) -> None:
+        """Start a torrent, forced or not."""
+        _check(id)
+        await self._write(lambda api: api.torrents_set_force_start(forced, id), repeatable=True)
+
+    async def set_auto_management(self, id: TorrentId, on: bool) -> None:
+        """Turn automatic management on or off."""
+        _check(id)
+        await self._write(lambda api: api.torrents_set_auto_management(on, id), repeatable=True)
+
+    async def set_download_path(self, id: TorrentId, path: str) -> None:
+        """Set the folder of the unfinished torrent; "" clears it.
+
+        Raises:
+            QbittorrentError: the folder cannot be made, or not be written to.
+        """
+        _check(id)
+        if path:
+            _check_path(path)
+        await self._write(
+            lambda api: api.torrents_set_download_path(path, id), about=id, repeatable=True
+        )
+
+    async def set_location(self, id: TorrentId, path: str) -> None:
+        """Move a torrent's files to another save path, made when missing.
+
+        Raises:
+            QbittorrentError: the folder cannot be made.
+        """
+        _check(id)
+        _check_path(path)
+        await self._write(
+            lambda api: api.torrents_set_location(path, id), about=id, repeatable=False
+        )
+
+    async def recheck(self, id: TorrentId) -> None:
+        """Have all pieces read and judged again."""
+        _check(id)
+        await self._write(lambda api: api.torrents_recheck(id), repeatable=False)
+
+    async def refresh_interval_s(self) -> float:
+        """Give how often qBittorrent renews what it says of a torrent."""
+        return await self._read(lambda api: api.refresh_interval_ms() / 1000)
 
     async def _read(self, call: Callable[[Session], T], *, about: TorrentId | None = None) -> T:
         return await self._run(call, about=about, repeatable=True)
@@ -259,50 +312,21 @@ def _check(id: TorrentId) -> None:
         raise ValueError(f"not a torrent id: {id!r}")
 
 
+def _check_path(path: str) -> None:
+    # A relative one would be made below qBittorrent's working directory, and the
+    # files be looked for below its default save path.
+    if not PurePosixPath(path).is_absolute():
+        raise ValueError(f"not an absolute path: {path!r}")
+
+
+def _listed(ids: Collection[TorrentId]) -> list[str]:
+    for id in ids:
+        _check(id)
+    return list(ids)
+
+
 def _joined(tags: Collection[str]) -> str:
     for tag in tags:
         if not tag.strip() or "," in tag:
             raise ValueError(f"not a tag: {tag!r}")
     return ",".join(tags)
-
-
-def _rows(answer: object) -> Sequence[Mapping[str, Any]]:
-    return cast(Sequence[Mapping[str, Any]], answer)
-
-
-def _keys(torrent: Torrent) -> tuple[str, ...]:
-    return tuple(filter(None, (torrent.infohash_v1, torrent.infohash_v2, torrent.id)))
-
-
-def _torrent(row: Mapping[str, Any]) -> Torrent:
-    completed_at = row["completion_on"]
-    return Torrent(
-        id=TorrentId(row["hash"]),
-        name=row["name"],
-        state=row["state"],
-        category=row["category"],
-        tags=frozenset(tag for tag in row["tags"].split(", ") if tag),
-        save_path=row["save_path"],
-        content_path=row["content_path"],
-        progress=float(row["progress"]),
-        amount_left_bytes=int(row["amount_left"]),
-        size_bytes=int(row["size"]),
-        # Unset is 0 on 4.5 and -1 on 5.x.
-        completed_at=float(completed_at) if completed_at > 0 else None,
-        auto_management=bool(row["auto_tmm"]),
-        download_path=row.get("download_path", ""),
-        infohash_v1=row.get("infohash_v1", ""),
-        infohash_v2=row.get("infohash_v2", ""),
-        force_start=bool(row["force_start"]),
-    )
-
-
-def _file(position: int, row: Mapping[str, Any]) -> TorrentFile:
-    return TorrentFile(
-        # 5.x gives the index; where it is absent, the order is the index.
-        index=int(row.get("index", position)),
-        name=PurePosixPath(row["name"]),
-        size_bytes=int(row["size"]),
-        priority=int(row["priority"]),
-        progress=float(row["progress"]),
-    )

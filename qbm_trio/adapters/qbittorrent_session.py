@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import qbittorrentapi
 import requests
@@ -48,6 +48,7 @@ class Session(qbittorrentapi.Client):
         """Connect to nothing yet. Empty ``password`` and ``api_key``: never log in."""
         self.sent = 0  #: HTTP requests tried
         self.gate = LoginGate(clock)
+        self._old_names = False  #: it says "pause" and "resume", as it did before 5.0
         self._now = now
         self.where = url
         super().__init__(
@@ -116,6 +117,29 @@ class Session(qbittorrentapi.Client):
         except requests.RequestException as error:
             raise QbittorrentUnreachable(self._no_connection(error)) from error
 
+    def stop_torrent(self, id: TorrentId) -> None:
+        """Call ``stop``, which was ``pause`` before 5.0."""
+        self._by_either_name("stop", "pause", id)
+
+    def start_torrent(self, id: TorrentId) -> None:
+        """Call ``start``, which was ``resume`` before 5.0."""
+        self._by_either_name("start", "resume", id)
+
+    def _by_either_name(self, new: str, old: str, id: TorrentId) -> None:
+        # The library would ask for the version each time. The name that is not known
+        # gets a 404 and changes nothing; an unknown torrent gets a 200.
+        data = {"hashes": id}
+        try:
+            self._post(_name=APINames.Torrents, _method=old if self._old_names else new, data=data)
+        except qbittorrentapi.NotFound404Error:
+            self._post(_name=APINames.Torrents, _method=new if self._old_names else old, data=data)
+            self._old_names = not self._old_names
+
+    def refresh_interval_ms(self) -> int:
+        """Ask the preferences: the list of all, which has it too, takes 4.5 seconds."""
+        preferences = cast(Mapping[str, Any], self.app_preferences())
+        return int(preferences["refresh_interval"])
+
     # -- the library's insides that are replaced ----------------------------
 
     def _auth_request(
@@ -139,6 +163,10 @@ class Session(qbittorrentapi.Client):
         except qbittorrentapi.Unauthorized401Error as error:
             raise QbittorrentLoginRefused(self._unauthorized()) from error
         except qbittorrentapi.Forbidden403Error as error:
+            if api_method == "setDownloadPath" and str(error) != "Forbidden":
+                # No login is asked for: the folder cannot be written to, which is
+                # said in qBittorrent's language. The other 403 is not translated.
+                raise QbittorrentError(f"qBittorrent refused a folder: {error}") from error
             self._log_in(error)
         # A call answered with 403 was not applied, so a POST may go out again too.
         try:

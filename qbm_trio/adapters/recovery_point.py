@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import trio
 
 from ..core.errors import JournalUnwritable
 from ..core.model import Job
-from . import journal_jobs
+from . import journal_jobs, journal_relocations
 from .journal import Journal
 from .journal_jobs import ALIVE, IN_ORDER
 
@@ -37,7 +37,7 @@ class SavedState:
     """A recovery point that is on disk."""
 
     path: str
-    counts: Mapping[str, int]  #: what is in it: jobs, copies, copy_files
+    counts: Mapping[str, int]  #: what is in it: relocations, jobs, copies, copy_files
     saved_at: float
 
 
@@ -74,8 +74,8 @@ def _pieces(journal: Journal, counts: dict[str, int], now: float) -> Iterator[st
     That does no harm: a copy comes with all its files from one moment, and what is
     missing between a job and its copy is what recovery looks at anyway.
     """
-    head, jobs = trio.from_thread.run(journal.do, partial(_head, now=now))
-    counts |= {"jobs": len(jobs), "copies": 0, "copy_files": 0}
+    head, jobs, relocations = trio.from_thread.run(journal.do, partial(_head, now=now))
+    counts |= {"relocations": relocations, "jobs": len(jobs), "copies": 0, "copy_files": 0}
     yield head.removesuffix("}") + ', "jobs": ['
     for first in range(0, len(jobs), PAGE):
         yield (",\n" if first else "\n") + ",\n".join(map(_encode, jobs[first : first + PAGE]))
@@ -92,17 +92,21 @@ def _pieces(journal: Journal, counts: dict[str, int], now: float) -> Iterator[st
     yield "\n]}\n"
 
 
-def _head(connection: sqlite3.Connection, *, now: float) -> tuple[str, list[dict[str, Any]]]:
+def _head(connection: sqlite3.Connection, *, now: float) -> tuple[str, list[dict[str, Any]], int]:
+    """All but the copies: as text, the jobs apart, and how many relocations are in it."""
+    relocations = journal_relocations.open_ones(connection)
     content = {
         "format": FORMAT,
         "saved_at": now,
         "meta": dict(connection.execute("SELECT name, value FROM meta").fetchall()),
         "counters": journal_jobs.counters(connection),
+        "relocations": [asdict(relocation) for relocation in relocations],
     }
     # Plain rows: as text they are what the dataclass would be, in a tenth of the time.
     rows = connection.execute(_JOBS).fetchall()
     jobs = [dict(zip(Job.__dataclass_fields__, row, strict=True)) for row in rows]
-    return _encode(content), [job | {"head": bool(job["head"])} for job in jobs]
+    jobs = [job | {"head": bool(job["head"])} for job in jobs]
+    return _encode(content), jobs, len(relocations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,9 @@ class QbittorrentClient(Protocol):
     `QbittorrentError` for any other refusal.
 
     Cancellation:
-        Reads end at once. Writes end when qBittorrent has answered or the time
-        limit of the request is over, so that no write happens unnoticed later.
+        Calls end at once; the request that is out ends before the next one begins.
+        Only `set_location` and `recheck` end when qBittorrent has answered or the time
+        limit of the request is over, so that neither happens unnoticed later.
     """
 
     @property
@@ -103,13 +104,72 @@ class QbittorrentClient(Protocol):
         """
         ...
 
-    async def add_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Add tags, made when missing (one request; none without tags).
+    async def add_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Add tags, made when missing, to all of these (one request; none without ids or tags).
 
-        An unknown torrent goes unnoticed: qBittorrent does not say.
+        Unknown torrents go unnoticed: qBittorrent does not say.
         """
         ...
 
-    async def remove_tags(self, id: TorrentId, tags: Collection[str]) -> None:
-        """Remove just these tags (one request; none without tags)."""
+    async def remove_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
+        """Remove just these tags from all of these (one request; none without ids or tags)."""
+        ...
+
+    # Each of the following is one request. An unknown torrent goes unnoticed, and what a
+    # call did shows some refresh intervals later: ask `torrent` until it does.
+
+    async def stop(self, id: TorrentId) -> None:
+        """Stop a torrent ("pause" before 5.0). This ends a forced start too."""
+        ...
+
+    async def start(self, id: TorrentId) -> None:
+        """Start a torrent ("resume" before 5.0), not forced. Begins a recheck that is due."""
+        ...
+
+    async def set_force_start(self, id: TorrentId, forced: bool) -> None:
+        """Start a torrent, forced or not: it is started in either case."""
+        ...
+
+    async def set_auto_management(self, id: TorrentId, on: bool) -> None:
+        """Turn automatic management on or off.
+
+        On moves the files to the category's folder, without a recheck and over
+        whatever is there.
+        """
+        ...
+
+    async def set_download_path(self, id: TorrentId, path: str) -> None:
+        """Set the folder for the files of an unfinished torrent; "" clears it.
+
+        Ignored while automatic management is on. Moves the files of an unfinished one.
+
+        Raises:
+            QbittorrentError: the folder cannot be made, or not be written to.
+        """
+        ...
+
+    async def set_location(self, id: TorrentId, path: str) -> None:
+        """Give a torrent another save path, as qBittorrent sees it; made when missing.
+
+        Turns automatic management off. Files that are absent there are moved; those that
+        exist, whatever is in them, are taken for the torrent's, the old ones stay, and a
+        recheck is due: at once if it runs, with `recheck` or `start` if it is stopped.
+        The path it has already: nothing happens. A move that fails goes unnoticed.
+
+        Never sent twice: after `QbittorrentUnreachable` it may have been done or not.
+
+        Raises:
+            QbittorrentError: the folder cannot be made.
+        """
+        ...
+
+    async def recheck(self, id: TorrentId) -> None:
+        """Have all pieces read and judged again; a stopped torrent stays stopped.
+
+        Never sent twice: after `QbittorrentUnreachable` it may have begun or not.
+        """
+        ...
+
+    async def refresh_interval_s(self) -> float:
+        """Give how often qBittorrent renews what it says of a torrent."""
         ...

@@ -76,6 +76,21 @@ class WrongState(Refused):
     status = 409
 
 
+class QbittorrentAway(Refused):
+    """What was asked for needs qBittorrent, and it gave no usable answer."""
+
+    code = "qbittorrent_away"
+    status = 503
+    retry_after_s = 30
+
+
+class TaggingDisabled(Refused):
+    """Location tags are turned off."""
+
+    code = "tagging_disabled"
+    status = 409
+
+
 # -- a job's troubles -------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ class Place(Enum):
     SSD = "ssd"
     HDD = "hdd"
     ELSEWHERE = "elsewhere"
-    UNKNOWN = "unknown"  #: no absolute path yet: 4.5 shows a relative one right after adding
+    UNKNOWN = "unknown"  #: no absolute path yet: without metadata, or on 4.5 right after adding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,8 @@ def below(path: str, root: str) -> PurePosixPath | None:
 def place_of(torrent: Torrent, *, ssd: str, hdd: str, mappings: Sequence[tuple[str, str]]) -> Place:
     """Say where the data is. ``content_path`` is the truth, ``save_path`` is not (4.5)."""
     content = map_path(torrent.content_path, mappings)
-    if not content.startswith("/"):
+    # Empty without metadata, and then a mapping of "/" would make it a path.
+    if not torrent.content_path or not content.startswith("/"):
         return Place.UNKNOWN
     if below(content, ssd) is not None:
         return Place.SSD

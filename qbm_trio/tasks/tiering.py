@@ -349,8 +349,8 @@ class Tiering:
             return
         ssd, hdd = self._policy.tags
         right = {ssd, hdd} if on_ssd else {hdd}
-        await self._client.add_tags(torrent.id, right - torrent.tags)
-        await self._client.remove_tags(torrent.id, ({ssd, hdd} - right) & torrent.tags)
+        await self._client.add_tags([torrent.id], right - torrent.tags)
+        await self._client.remove_tags([torrent.id], ({ssd, hdd} - right) & torrent.tags)
 
     async def _compute(self, call: Callable[[], T]) -> T:
         return await compute(call, limiter=self._computing)

@@ -96,6 +96,7 @@ class Workers:
         self._taking = trio.CancelScope()
         self._scope = trio.CancelScope()
         self._attempts: dict[JobId, trio.Event] = {}
+        self._said: dict[JobId, str] = {}  #: why each waiting job waits, as last logged
         self.running: dict[JobId, Running] = {}
         self.job_ended = trio.Event()  #: set, and replaced, whenever a job has ended
 
@@ -141,6 +142,7 @@ class Workers:
         finally:
             self._limiter.release_on_behalf_of(borrower)
             if self._jobs.of(job_id) is None:
+                self._said.pop(job_id, None)
                 # Not after a wait: jobs that wait for space would wake each other for ever.
                 self.job_ended.set()
                 self.job_ended = trio.Event()
@@ -153,6 +155,7 @@ class Workers:
         async for job_id in self._jobs.left_behind:
             async with self._turn(job_id):
                 if self._jobs.of(job_id) is None:  # not retried meanwhile
+                    self._said.pop(job_id, None)
                     await self._drop_partial_data(job_id)
 
     @asynccontextmanager
@@ -245,7 +248,10 @@ class Workers:
         except IllegalMove:
             return
         self._waits.add(job_id, reason, delay_s)
-        log.info("waiting (%s): %s", reason, message)
+        # Once: a torrent that is not ready is looked at again every few seconds.
+        level = logging.DEBUG if self._said.get(job_id) == message else logging.INFO
+        self._said[job_id] = message
+        log.log(level, "waiting (%s): %s", reason, message)
 
     async def _failed_attempt(self, running: Running, error: Retryable) -> None:
         job_id, attempts = running.job.id, running.job.attempts + 1

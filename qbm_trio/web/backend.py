@@ -10,6 +10,7 @@ from ..adapters.recovery_point import SavedState
 from ..core.model import Job, JobId, JobState, Notification, OnConflict
 from ..core.overview import Health, Overview
 from ..tasks.jobs import Accepted
+from ..tasks.tagging import Tagged, TagSummary
 
 
 class Jobs(Protocol):
@@ -40,11 +41,22 @@ class Jobs(Protocol):
         """Jobs, newest first; those older than ``after`` if it is given."""
 
 
+class Tagging(Protocol):
+    """Location tags. Each call may raise `core.errors.Refused`; `tasks.tagging` is the real one."""
+
+    async def tag_existing(self, *, dry_run: bool) -> Tagged:
+        """Give every torrent the location tags that fit where its data is."""
+
+    async def summary(self) -> TagSummary:
+        """Where all torrents are and how they are tagged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """Everything a request can reach."""
 
     jobs: Jobs
+    tagging: Tagging
     overview: Callable[[], Awaitable[Overview]]
     health: Callable[[], Health]  #: from cached facts: called on the event loop
     save_state: Callable[[], Awaitable[SavedState]]

@@ -24,12 +24,13 @@ _ERRORS = {
     401: "No API key, or a wrong one. The same for paths that do not exist.",
     404: "No such job.",
     408: "The body did not arrive in time.",
-    409: "The job's state does not allow this.",
+    409: "The state of things does not allow this; `error` says what does not.",
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
     415: "The body is neither a JSON object nor a form.",
     422: "A field is missing, unknown or unusable; `details` names each.",
     501: "Not in this version.",
-    503: "Queue full, draining, or journal not writable: try again after `Retry-After`.",
+    503: "Queue full, draining, journal not writable, or qBittorrent away: try again after "
+    "`Retry-After`.",
 }
 
 

@@ -31,6 +31,13 @@ from .schemas import (
     StatusAnswer,
 )
 from .status import status_answer
+from .tags import (
+    TagExistingAnswer,
+    TagExistingBody,
+    TagSummaryAnswer,
+    tag_existing_answer,
+    tag_summary_answer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +175,16 @@ async def _save(backend: Backend, _: Inputs) -> Reply:
     )
 
 
+async def _tag_existing(backend: Backend, inputs: Inputs) -> Reply:
+    body: TagExistingBody = inputs.body
+    tagged = await backend.tagging.tag_existing(dry_run=body.dry_run)
+    return _render(200, tag_existing_answer(tagged))
+
+
+async def _tag_summary(backend: Backend, _: Inputs) -> Reply:
+    return _render(200, tag_summary_answer(await backend.tagging.summary()))
+
+
 async def _not_implemented(_backend: Backend, _: Inputs) -> Reply:
     raise ApiError(
         501,
@@ -263,6 +280,23 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        path="/tags/existing",
+        summary="Give every torrent the location tags that fit where its data is",
+        handle=_tag_existing,
+        answers={200: TagExistingAnswer},
+        errors=(409, 503),
+        body=TagExistingBody,
+    ),
+    Route(
+        method="GET",
+        path="/tags/summary",
+        summary="Torrents and bytes per place and tag, and what does not fit",
+        handle=_tag_summary,
+        answers={200: TagSummaryAnswer},
+        errors=(503,),
+    ),
+    Route(
+        method="POST",
         path="/state/save",
         summary="Write a recovery point",
         handle=_save,
@@ -288,8 +322,6 @@ ROUTES: tuple[Route, ...] = (
         )
         for method, path, summary in (
             ("POST", "/space-management/trigger", "Free space on the SSD now"),
-            ("POST", "/tags/existing", "Tag torrents by where their data is"),
-            ("GET", "/tags/summary", "Torrents and bytes per place and tag"),
         )
     ),
 )

@@ -7,128 +7,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import bencode2
 import libtorrent as lt
 import pytest
 
 from qbm_trio.adapters.metainfo import parse
-from qbm_trio.adapters.qbittorrent import Qbittorrent
-from qbm_trio.core.client import QbittorrentClient
 from qbm_trio.core.errors import QbittorrentError, TooEarlyToTell, TorrentUnknown
 from qbm_trio.core.model import TorrentId
-from tests.fakes.qbittorrent import FakeQbittorrent
-from tests.rig.qbt import Chroot, Installed, Qbt, running
-
-KINDS = {"v1": lt.create_torrent.v1_only, "v2": lt.create_torrent.v2_only, "hybrid": 0}
-UNKNOWN = TorrentId("0123456789" * 4)
-PAD = 0x4000  # piece size here: most files end inside a piece
-
-
-@dataclass
-class Subject:
-    """A client, and a way to give its qBittorrent a torrent."""
-
-    folder: Path
-    qbt: Qbt | None = None
-    fake: FakeQbittorrent | None = None
-    count: int = 0
-    client: QbittorrentClient = field(init=False)
-
-    def __post_init__(self) -> None:
-        if self.qbt is not None:
-            self.client = Qbittorrent(url=self.qbt.url)
-        else:
-            assert self.fake is not None
-            self.client = self.fake
-
-    def add(
-        self,
-        files: dict[str, int],
-        kind: str = "v1",
-        *,
-        category: str = "",
-        complete: bool = True,
-        subfolder: bool = True,
-    ) -> tuple[TorrentId, Path, bytes]:
-        """Make files of these sizes and a torrent of them; give id, save path, metainfo."""
-        self.count += 1
-        save_path = self.folder / f"save {self.count}"
-        for name, size in files.items():
-            path = save_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(os.urandom(size))
-        (root,) = {PurePosixPath(name).parts[0] for name in files}
-        maker = lt.create_torrent(lt.list_files(str(save_path / root)), PAD, KINDS[kind])
-        lt.set_piece_hashes(maker, str(save_path))
-        metainfo = lt.bencode(maker.generate())
-        if not subfolder:
-            for name in files:
-                (save_path / name).rename(save_path / PurePosixPath(name).name)
-        if self.fake is not None:
-            id = self.fake.add(
-                metainfo,
-                save_path=str(save_path),
-                category=category,
-                complete=complete,
-                subfolder=subfolder,
-            )
-        else:
-            assert self.qbt is not None
-            options: dict[str, Any] = {"content_layout": None if subfolder else "NoSubfolder"}
-            if category:
-                self.qbt.api.torrents_create_category(category)
-                options["category"] = category
-            if not complete:
-                options["is_stopped"] = True
-            id = TorrentId(
-                self.qbt.add(metainfo, save_path=save_path, complete=complete, **options)
-            )
-            self.qbt.wait_for(
-                lambda: self.qbt and not self.qbt.info(id)["state"].startswith("checking"),
-                "it is not checked any more",
-            )
-        return id, save_path, metainfo
-
-    def rename(self, id: TorrentId, index: int, old: str, new: str) -> None:
-        """Rename a file within the torrent."""
-        if self.fake is not None:
-            self.fake.change_file(id, index, name=PurePosixPath(new))
-            return
-        qbt = self.qbt
-        assert qbt is not None
-        qbt.api.torrents_rename_file(id, old_path=old, new_path=new)
-        qbt.wait_for(
-            lambda: any(row["name"] == new for row in qbt.api.torrents_files(id)), "it is renamed"
-        )
-
-    def unwant(self, id: TorrentId, index: int) -> None:
-        """Say that a file is not to be downloaded."""
-        if self.fake is not None:
-            self.fake.change_file(id, index, priority=0)
-        else:
-            assert self.qbt is not None
-            self.qbt.api.torrents_file_priority(id, file_ids=index, priority=0)
-
-
-REAL = [pytest.param(name, marks=pytest.mark.qbittorrent) for name in ("installed", "chroot")]
+from tests.contract.subjects import KINDS, PAD, REAL, UNKNOWN, Subject, subject_of
 
 
 @pytest.fixture(scope="module", params=[*REAL, "fake"])
 def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Subject]:
-    folder = tmp_path_factory.mktemp("qbittorrent")
-    if request.param == "fake":
-        yield Subject(folder, fake=FakeQbittorrent())
-        return
-    launcher = Installed() if request.param == "installed" else Chroot(shared=folder)
-    with running(folder, launcher=launcher) as qbt:
-        yield Subject(folder, qbt=qbt)
+    with subject_of(request.param, tmp_path_factory.mktemp("qbittorrent")) as subject:
+        yield subject
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,21 +182,41 @@ async def test_tags_are_added_and_removed_one_by_one(subject: Subject) -> None:
     id, _, _ = subject.add({"tagged": 9})
     client = subject.client
 
-    await client.add_tags(id, ["ssd", "two words", "ö"])
-    await client.add_tags(id, ["ssd"])
+    await client.add_tags([id], ["ssd", "two words", "ö"])
+    await client.add_tags([id], ["ssd"])
     assert (await client.torrent(id)).tags == {"ssd", "two words", "ö"}
 
-    await client.remove_tags(id, ["ssd", "never there"])
+    await client.remove_tags([id], ["ssd", "never there"])
     assert (await client.torrent(id)).tags == {"two words", "ö"}
 
 
-async def test_removing_no_tags_removes_none_and_asks_nothing(subject: Subject) -> None:
+async def test_tags_of_many_torrents_change_in_one_request_each_and_others_keep_theirs(
+    subject: Subject,
+) -> None:
+    ids = [subject.add({f"one of many {n}": 9})[0] for n in range(3)]
+    client = subject.client
+    await client.version()  # a first call may have to log in
+    before = client.requests
+
+    await client.add_tags([*ids, UNKNOWN], ["both", "first two"])
+    await client.remove_tags([UNKNOWN, ids[2]], ["first two"])
+
+    assert client.requests - before == 2
+    tags = [(await client.torrent(id)).tags for id in ids]
+    assert tags == [{"both", "first two"}] * 2 + [{"both"}]
+    others = [torrent for torrent in await client.torrents() if torrent.id not in ids]
+    assert not any("both" in torrent.tags for torrent in others)
+
+
+async def test_no_tags_or_no_torrents_change_nothing_and_ask_nothing(subject: Subject) -> None:
     id, _, _ = subject.add({"kept": 9})
-    await subject.client.add_tags(id, ["mine"])
+    await subject.client.add_tags([id], ["mine"])
     before = subject.client.requests
 
-    await subject.client.remove_tags(id, [])
-    await subject.client.add_tags(id, [])
+    await subject.client.remove_tags([id], [])
+    await subject.client.add_tags([id], [])
+    await subject.client.remove_tags([], ["mine"])
+    await subject.client.add_tags([], ["everybody's"])
 
     assert subject.client.requests == before
     assert (await subject.client.torrent(id)).tags == {"mine"}
@@ -310,7 +227,7 @@ async def test_an_unknown_torrent_is_called_that(subject: Subject) -> None:
     for call in (client.torrent, client.files, client.export, client.find):
         with pytest.raises(TorrentUnknown):
             await call(UNKNOWN)
-    await client.add_tags(UNKNOWN, ["nobody's"])
+    await client.add_tags([UNKNOWN], ["nobody's"])
     assert client.contact.reachable
 
 
@@ -355,7 +272,7 @@ async def test_a_torrent_takes_four_requests(subject: Subject) -> None:
     await subject.client.torrent(id)
     await subject.client.files(id)
     await subject.client.export(id)
-    await subject.client.add_tags(id, ["hdd"])
+    await subject.client.add_tags([id], ["hdd"])
 
     assert subject.client.requests - before == 4
 

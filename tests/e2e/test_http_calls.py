@@ -222,10 +222,7 @@ async def test_a_recovery_point_is_reported() -> None:
 
 
 @pytest.mark.parametrize("body", [None, b'{"dry_run": true}'])
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", "/space-management/trigger"), ("POST", "/tags/existing"), ("GET", "/tags/summary")],
-)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/space-management/trigger")])
 async def test_calls_of_a_later_version_get_501(method: str, path: str, body: bytes | None) -> None:
     async with site_on(backend(StandIn())) as site:
         answer = await site.call(method, path, body=body)

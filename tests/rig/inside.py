@@ -147,6 +147,7 @@ def _put_in(service: Service, client: QbittorrentClient) -> None:
     parts: tuple[object, ...] = (
         service.tiering,
         service.tiering._planner,
+        service.tagging,
         service.workers,
         service.observer,
     )

@@ -30,8 +30,10 @@ from qbm_trio.core.overview import (
     QueueFigures,
     TierFigures,
 )
+from qbm_trio.core.tags import Amount, Location, LocationTags, TagChange
 from qbm_trio.tasks.jobs import Accepted, Jobs
 from qbm_trio.tasks.queue import JobQueue
+from qbm_trio.tasks.tagging import Tagged, TagSummary
 from qbm_trio.web.app import create_app
 from qbm_trio.web.backend import Backend
 from qbm_trio.web.backend import Jobs as JobsInterface
@@ -273,6 +275,38 @@ class StandIn:
         return found[::-1][:limit]
 
 
+@dataclass(kw_only=True)
+class TaggingStandIn:
+    """Tagging without a qBittorrent; keeps what was asked of it."""
+
+    refuse_with: Exception | None = None
+    asked: list[bool] = field(default_factory=list)  #: the ``dry_run`` of each call
+    changes: tuple[TagChange, ...] = ()
+    found: TagSummary | None = None
+
+    async def tag_existing(self, *, dry_run: bool) -> Tagged:
+        """Say that the changes were made."""
+        await trio.lowlevel.checkpoint()
+        self.asked.append(dry_run)
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        return Tagged(dry_run=dry_run, torrents=3, changes=self.changes)
+
+    async def summary(self) -> TagSummary:
+        """Give what was found, or nothing at all."""
+        await trio.lowlevel.checkpoint()
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        return self.found or TagSummary(
+            enabled=True,
+            tags=LocationTags(ssd="ssd", hdd="hdd"),
+            by_location=dict.fromkeys(Location, Amount()),
+            by_tag={},
+            mismatches=(),
+            without_torrent=(),
+        )
+
+
 def overview(**changes: Any) -> Overview:
     """An overview with plausible values."""
     values: dict[str, Any] = {
@@ -312,6 +346,7 @@ def backend(jobs: JobsInterface, **changes: Any) -> Backend:
 
     values: dict[str, Any] = {
         "jobs": jobs,
+        "tagging": TaggingStandIn(),
         "overview": get_overview,
         "health": lambda: Health(status="healthy"),
         "count_request": lambda: None,

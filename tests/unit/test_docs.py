@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.core.relocation import OPEN, Event
+from qbm_trio.core.space import Spared
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -32,6 +35,21 @@ def test_every_rule_of_durability_names_a_test_that_exists() -> None:
         assert named, rule
         for name in named:
             assert re.search(rf"def {name}\b", sources), name
+
+
+def test_every_reason_for_sparing_a_torrent_is_explained() -> None:
+    page = (ROOT / "docs" / "space-management.md").read_text(encoding="utf-8")
+    table = page.partition("| spared as |")[2].partition("\n\n")[0]
+    named = [
+        word for row in table.splitlines() for word in re.findall(r"`(\w+)`", row[1:].split("|")[0])
+    ]
+    assert sorted(named) == sorted(Spared)
+
+
+def test_every_step_and_event_of_a_relocation_is_explained() -> None:
+    page = (ROOT / "docs" / "space-management.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `(\w+)` \|", page.partition("<!-- end of")[2], re.MULTILINE)
+    assert sorted(explained) == sorted([*Event, *OPEN])
 
 
 def test_every_path_in_the_guide_for_contributors_exists() -> None:

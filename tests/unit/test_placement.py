@@ -257,6 +257,11 @@ def test_the_place_is_told_by_the_content_path_through_the_mappings(
     assert at is place
 
 
+def test_a_torrent_without_metadata_has_no_place_whatever_is_mapped() -> None:
+    at = place_of(torrent(""), ssd="/mnt", hdd="/pool", mappings=[("/", "/mnt")])
+    assert at is Place.UNKNOWN
+
+
 # -- path mappings ----------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ async def test_requests_are_counted_as_they_go_over_the_socket() -> None:
         await client.torrent(ID)
         await client.files(ID)
         await client.export(ID)
-        await client.add_tags(ID, ["ssd", "mine"])
+        await client.add_tags([ID], ["ssd", "mine"])
 
         assert client.requests == len(server.seen) == 4
         assert server.seen[-1].form == {"hashes": ID, "tags": "ssd,mine"}
@@ -110,7 +110,16 @@ async def test_nothing_but_a_torrent_id_is_sent_as_one(id: str) -> None:
                 await call(TorrentId(id))
         for change in (client.add_tags, client.remove_tags):
             with pytest.raises(ValueError, match="not a"):
-                await change(TorrentId(id), ["ssd"])
+                await change([ID, TorrentId(id)], ["ssd"])
+        for one in (client.stop, client.start, client.recheck):
+            with pytest.raises(ValueError, match="not a"):
+                await one(TorrentId(id))
+        for switch in (client.set_force_start, client.set_auto_management):
+            with pytest.raises(ValueError, match="not a"):
+                await switch(TorrentId(id), True)
+        for put in (client.set_location, client.set_download_path):
+            with pytest.raises(ValueError, match="not a"):
+                await put(TorrentId(id), "/hdd")
         assert server.seen == []
 
 
@@ -118,9 +127,9 @@ async def test_nothing_but_a_torrent_id_is_sent_as_one(id: str) -> None:
 async def test_a_tag_that_qbittorrent_would_split_or_ignore_is_not_sent(tag: str) -> None:
     with client_of(lambda _: Reply()) as (client, server):
         with pytest.raises(ValueError, match="not a tag"):
-            await client.add_tags(ID, [tag])
+            await client.add_tags([ID], [tag])
         with pytest.raises(ValueError, match="not a tag"):
-            await client.remove_tags(ID, [tag])
+            await client.remove_tags([ID], [tag])
         assert server.seen == []
 
 
@@ -205,18 +214,135 @@ async def test_a_read_whose_connection_breaks_is_sent_once_more() -> None:
         assert client.requests == len(server.seen) == 2
 
 
-async def test_a_write_that_may_have_been_applied_is_not_sent_again() -> None:
+@pytest.mark.parametrize("call", [("recheck", ID), ("set_location", ID, "/hdd")])
+async def test_a_move_or_a_recheck_that_may_have_begun_is_not_sent_again(
+    call: tuple[str, ...],
+) -> None:
     with client_of(lambda _: Reply(drop=True)) as (client, server):
         with pytest.raises(QbittorrentUnreachable):
-            await client._write(lambda api: api.torrents_recheck(ID), repeatable=False)
+            await getattr(client, call[0])(*call[1:])
         assert client.requests == len(server.seen) == 1
+
+
+async def test_what_twice_is_the_same_as_once_is_sent_once_more() -> None:
+    def answer(seen: Seen) -> Reply:
+        return Reply(drop=len(server.seen) % 2 == 1)
+
+    with client_of(answer) as (client, server):
+        await client.stop(ID)
+        await client.start(ID)
+        await client.set_force_start(ID, True)
+        await client.set_auto_management(ID, False)
+        await client.set_download_path(ID, "")
+        assert client.requests == len(server.seen) == 10
+        assert server.seen[-1].form == {"id": ID, "path": ""}
+
+
+async def test_a_cancelled_move_ends_when_it_has_been_answered() -> None:
+    answered = threading.Event()
+    began = trio.Event()
+
+    def answer(seen: Seen) -> Reply:
+        trio.from_thread.run_sync(began.set, trio_token=token)
+        answered.wait(20)
+        return Reply()
+
+    async def set_location() -> None:
+        await client.set_location(ID, "/hdd")
+        ended.append(answered.is_set())
+
+    token = trio.lowlevel.current_trio_token()
+    ended: list[bool] = []
+    with client_of(answer) as (client, _), trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(set_location)
+            await began.wait()
+            nursery.cancel_scope.cancel()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            assert client._limiter.borrowed_tokens == 1
+            answered.set()
+        assert client._limiter.borrowed_tokens == 0
+        assert ended in ([], [True])
+
+
+# -- names and refusals of the calls that relocate -----------------------------
+
+
+@pytest.mark.parametrize("names", [("pause", "resume"), ("stop", "start")], ids=["4.5", "5.0"])
+async def test_stop_and_start_go_by_the_names_that_the_version_knows(
+    names: tuple[str, str],
+) -> None:
+    known = [f"/api/v2/torrents/{name}" for name in names]
+    with client_of(lambda seen: Reply(status=200 if seen.path in known else 404)) as (
+        client,
+        server,
+    ):
+        await client.stop(ID)
+        asked = client.requests  # by both names, where the first is not known
+        await client.start(ID)
+        await client.stop(ID)
+        assert client.requests == len(server.seen) == asked + 2
+        assert [seen.path for seen in server.seen[-2:]] == known[::-1]
+        assert server.seen[-1].form == {"hashes": ID}
+
+        known[:] = ["/api/v2/torrents/pause", "/api/v2/torrents/stop"]
+        known.remove(server.seen[-1].path)  # another version runs now
+        await client.stop(ID)
+        await client.stop(ID)
+        assert client.requests == asked + 5
+
+
+async def test_a_server_that_knows_neither_name_is_not_qbittorrent() -> None:
+    with (
+        client_of(lambda _: Reply(status=404)) as (client, _),
+        pytest.raises(QbittorrentUnreachable, match="not qBittorrent's Web API"),
+    ):
+        await client.stop(ID)
+
+
+@pytest.mark.parametrize("path", ["", "relative", "./x"])
+async def test_a_path_that_is_not_absolute_is_not_sent(path: str) -> None:
+    with client_of(lambda _: Reply()) as (client, server):
+        with pytest.raises(ValueError, match="not an absolute path"):
+            await client.set_location(ID, path)
+        if path:
+            with pytest.raises(ValueError, match="not an absolute path"):
+                await client.set_download_path(ID, path)
+        assert server.seen == []
+
+
+async def test_a_folder_that_cannot_be_written_to_is_no_reason_to_log_in() -> None:
+    reply = Reply(status=403, body=b"Verzeichnis nicht beschreibbar")
+    with client_of(lambda _: reply, username="me", password="right") as (client, server):
+        with pytest.raises(QbittorrentError, match="nicht beschreibbar") as raised:
+            await client.set_download_path(ID, "/read-only")
+        assert raised.type is QbittorrentError
+        assert client.contact.reachable
+        assert client.requests == len(server.seen) == 1
+
+
+async def test_a_session_that_ended_is_renewed_before_a_download_path_is_set() -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.path == "/api/v2/auth/login":
+            return OLD
+        signed = "=1" in seen.headers.get("cookie", "")
+        return Reply() if signed else Reply(status=403, body=b"Forbidden")
+
+    with client_of(answer, username="me", password="right") as (client, server):
+        await client.set_download_path(ID, "/hdd")
+        assert client.requests == len(server.seen) == 3
+
+
+async def test_the_refresh_interval_comes_in_seconds() -> None:
+    with client_of(lambda _: Reply(body=b'{"refresh_interval": 1500}')) as (client, _):
+        assert await client.refresh_interval_s() == 1.5
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 async def test_a_write_answered_with_an_error_is_not_sent_again(status: int) -> None:
     with client_of(lambda _: Reply(status=status)) as (client, server):
         with pytest.raises(QbittorrentUnreachable):
-            await client.add_tags(ID, ["ssd"])
+            await client.add_tags([ID], ["ssd"])
         assert client.requests == len(server.seen) == 1
 
 
@@ -229,7 +355,7 @@ async def test_nothing_below_sends_a_request_again_unseen() -> None:
 
 async def test_adding_a_tag_twice_is_harmless_so_it_is_sent_once_more() -> None:
     with client_of(lambda _: Reply(drop=len(server.seen) == 1)) as (client, server):
-        await client.add_tags(ID, ["ssd"])
+        await client.add_tags([ID], ["ssd"])
         assert client.requests == len(server.seen) == 2
 
 
@@ -264,7 +390,7 @@ async def test_a_cancelled_tag_change_ends_at_once_and_the_next_call_waits_its_t
     with client_of(answer) as (client, server):
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.add_tags, ID, ["ssd"])
+                nursery.start_soon(client.add_tags, [ID], ["ssd"])
                 await trio.to_thread.run_sync(server.wait_for, 1)
                 nursery.cancel_scope.cancel()
         assert client._limiter.borrowed_tokens == 1  # the abandoned request
@@ -493,8 +619,8 @@ async def test_long_lists_are_read_in_the_thread_not_on_the_loop(
 
         monkeypatch.setattr(qbittorrent, name, watched)
 
-    watch("_torrent")
-    watch("_file")
+    watch("torrent_of")
+    watch("file_of")
     with client_of(
         lambda seen: (
             Reply(body=json.dumps([file, file]).encode()) if "files" in seen.path else rows(row())

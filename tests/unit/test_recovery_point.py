@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_copies, journal_jobs, recovery_point
+from qbm_trio.adapters import journal_copies, journal_jobs, journal_relocations, recovery_point
 from qbm_trio.adapters.journal_copies import Copy, CopyFile
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
 from qbm_trio.core.model import Job, JobId, Notification, TorrentId, Verification, WaitReason
+from qbm_trio.core.relocation import Event as Happened
+from qbm_trio.core.relocation import Relocation, RunId, Step
 from tests.rig.journals import running
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,22 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
         begun_at=1.5,
         published_at=None,
     )
+    moving, ended = (
+        Relocation(
+            run_id=RunId("run"),
+            group=letter,
+            torrent_id=TorrentId(letter * 40),
+            name="🐉\n",
+            from_path="/ssd/tv",
+            to_path="/hdd/tv",
+            was_running=True,
+            force_start=False,
+            auto_management=True,
+            download_path="/incomplete",
+            bytes=2**50,
+        )
+        for letter in "ab"
+    )
     entry = CopyFile(index=0, path="tv/\u2028", size_bytes=1, mtime_ns=None, ours=True, inode=2**62)
 
     async with running(tmp_path) as journal:
@@ -81,12 +99,17 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
             journal_jobs.set_meta(db, "first_run_at", "1")
             journal_jobs.count(db, "bytes_copied", 2**60)
             journal_copies.begin(db, copy, [entry])
+            for relocation in (moving, ended):
+                journal_relocations.begin(db, [relocation], now=8.5)
+            journal_relocations.step(db, [2], Happened.GONE, expected=Step.PREPARING, now=9)
 
         await journal.do(fill)
         saved = await recovery_point.save(journal, now=1e9, limiter=trio.CapacityLimiter(1))
         alive = await journal.do(journal_jobs.alive)
+        relocating = await journal.do(journal_relocations.open_ones)
 
-    assert (saved.counts, saved.saved_at) == ({"jobs": 3, "copies": 1, "copy_files": 1}, 1e9)
+    assert saved.counts == {"relocations": 1, "jobs": 3, "copies": 1, "copy_files": 1}
+    assert saved.saved_at == 1e9
     content = load(saved.path)
     assert content["format"] == recovery_point.FORMAT
     assert content["meta"] == {"first_run_at": "1"}
@@ -94,6 +117,8 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
     # Rebuilt from the text alone, each value equals the one in the journal.
     assert [Job(**row) for row in content["jobs"]] == alive
     assert len(alive) == 3
+    assert [Relocation(**row) for row in content["relocations"]] == relocating
+    assert [row.torrent_id for row in relocating] == [moving.torrent_id]
     (row,) = content["copies"]
     assert [CopyFile(**f) for f in row.pop("files")] == [entry]
     assert Copy(**row) == copy
@@ -172,7 +197,7 @@ async def test_many_copies_are_read_in_pages_between_which_others_use_the_journa
     rows = load(saved.path)["copies"]
     found = [([CopyFile(**f) for f in row.pop("files")], Copy(**row)) for row in rows]
     assert [(copy, files) for files, copy in found] == expected
-    assert saved.counts == {"jobs": 0, "copies": 30, "copy_files": 140}
+    assert saved.counts == {"relocations": 0, "jobs": 0, "copies": 30, "copy_files": 140}
 
 
 async def test_a_save_that_is_cancelled_between_two_pages_leaves_nothing(

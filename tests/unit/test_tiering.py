@@ -76,7 +76,7 @@ async def test_a_torrent_on_the_hdd_keeps_no_tag_of_the_ssd_in_three_calls_at_mo
         assert (await service.tier(id_)).outcome is Outcome.ALREADY_ON_HDD
         assert fake.tags(id_) == {"hdd", "mine"}
         calls = [call for call in fake.calls if call[0] != "version"]
-        assert calls == [("torrent", id_), *((name, id_, tag) for name, tag in changes)]
+        assert calls == [("torrent", id_), *((name, (id_,), tag) for name, tag in changes)]
 
 
 async def test_a_stale_tag_that_could_not_be_removed_is_removed_at_the_next_try(

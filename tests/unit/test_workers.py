@@ -66,6 +66,24 @@ async def test_a_job_ends_with_its_outcome_and_is_counted(
         assert world.discarded == []
 
 
+async def test_why_a_job_waits_is_said_once_and_again_when_it_changes(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_world(tmp_path) as world:
+        unready = [
+            MustWait(message, reason=WaitReason.NOT_READY, delay_s=1)
+            for message in ("checking", "checking", "moving", "checking")
+        ]
+        world.work = failing(*unready)
+        job_id = await world.accept(1)
+        await world.until(job_id, JobState.DONE)
+        assert world.workers._said == {}
+    said = [r.message for r in caplog.records if r.levelno >= logging.INFO]
+    assert [m for m in said if "waiting" in m] == [
+        f"waiting (not_ready): {message}" for message in ("checking", "moving", "checking")
+    ]
+
+
 async def test_a_failed_attempt_backs_off_and_the_last_one_fails_the_job(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,312 @@
+"""Relocations and the runs of space management: operations for `journal.Journal`.
+
+Each takes the connection first and runs inside the writer's transaction. Moves go
+through the table of ``core/relocation.py``, and so do the rules for a group: its
+torrents go on to the deletion together, and back together.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+from ..core.errors import QbmError
+from ..core.model import TorrentId
+from ..core.relocation import (
+    BACK,
+    FORWARD,
+    UNDONE_BY_RESTART,
+    Event,
+    IllegalStep,
+    Relocation,
+    RunId,
+    Step,
+    after,
+    may_delete,
+)
+from .journal_jobs import count
+
+_NAMES: Final = tuple(Relocation.__dataclass_fields__)
+_COLUMNS: Final = ", ".join(f'"{name}"' for name in _NAMES)
+_OPEN: Final = "step NOT IN ('done', 'undone', 'moved', 'gone')"
+_FLAGS: Final = ("was_running", "force_start", "auto_management")
+
+
+class AlreadyRelocating(QbmError):
+    """A torrent of the group has an open relocation already; nothing was recorded."""
+
+    code = "already_relocating"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparedSum:
+    """How much one reason has spared."""
+
+    torrents: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """What came of a run."""
+
+    freed_bytes: int  #: by ``statvfs``; below zero when others wrote more meanwhile
+    planned_bytes: int
+    shortfall_bytes: int  #: still missing to the target
+    target_met: bool
+    relocated: int  #: torrents
+    failures: int  #: groups
+    spared: Mapping[str, SparedSum] = field(default_factory=dict)  #: by reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceRun:
+    """One run of space management that has ended."""
+
+    id: RunId
+    by_hand: bool
+    begun_at: float
+    ended_at: float
+    figures: RunFigures
+
+
+# -- relocations
+
+
+def begin(
+    connection: sqlite3.Connection, group: Sequence[Relocation], *, now: float
+) -> list[Relocation]:
+    """Record the torrents of a group, all or none, before anything is done to the first.
+
+    Returns:
+        The rows as they are now: with their ids, at `Step.PREPARING`.
+
+    Raises:
+        AlreadyRelocating: one of them is being relocated.
+    """
+    marks = ", ".join("?" * len(group))
+    taken = _select(
+        connection,
+        f"WHERE {_OPEN} AND torrent_id IN ({marks})",
+        [relocation.torrent_id for relocation in group],
+    )
+    if taken:
+        raise AlreadyRelocating(f"{taken[0].name!r} is being relocated already: {taken[0].step}")
+    rows = []
+    for relocation in group:
+        values = asdict(relocation) | {
+            "id": None,  # SQLite gives one
+            "step": Step.PREPARING,
+            "error": None,
+            "begun_at": now,
+            "updated_at": now,
+            "checked_at": None,
+        }
+        (row,) = connection.execute(
+            f"INSERT INTO relocations ({_COLUMNS})"
+            f" VALUES ({', '.join('?' * len(_NAMES))}) RETURNING {_COLUMNS}",
+            [values[name] for name in _NAMES],
+        )
+        rows.append(_relocation(row))
+    return rows
+
+
+def step(
+    connection: sqlite3.Connection,
+    ids: Iterable[int],
+    event: Event,
+    *,
+    expected: Step,
+    now: float,
+    error: str | None = None,
+) -> list[Relocation]:
+    """Move relocations from ``expected`` to what the table says, all or none.
+
+    Args:
+        connection: the writer's.
+        ids: of rows; the torrents of a group go on to `Step.DELETING` in one call.
+        event: what happened to them.
+        expected: the step at which the caller knows them.
+        now: epoch seconds UTC.
+        error: why; added to what the row says already.
+
+    Returns:
+        The rows as they are now.
+
+    Raises:
+        IllegalStep: not in the table; or a row is at another step by now; or another
+            torrent of the group is not ready for the deletion. Nothing was recorded.
+    """
+    target = after(expected, event)
+    moved = []
+    for relocation_id in ids:
+        was = get(connection, relocation_id)
+        if was.step is not expected:
+            raise IllegalStep(
+                f"the relocation {relocation_id} of {was.name!r} is {was.step},"
+                f" not {expected} any more; it cannot {event}"
+            )
+        moved.append(_move(connection, was, target, now=now, error=error))
+    if target is Step.DELETING:
+        for relocation in moved:
+            _check_group(connection, relocation)
+    return moved
+
+
+def undo_group(
+    connection: sqlite3.Connection, run_id: RunId, group: str, *, now: float, error: str
+) -> list[Relocation]:
+    """Turn back what is still on its way to the HDD; return the whole group.
+
+    A group whose deletion has begun is never changed by this: all its torrents are past it.
+    """
+    return [
+        _move(connection, row, after(row.step, Event.FAIL), now=now, error=error)
+        if row.step in FORWARD
+        else row
+        for row in group_rows(connection, run_id, group)
+    ]
+
+
+def recover(connection: sqlite3.Connection, *, now: float) -> list[Relocation]:
+    """At start: what a restart undoes is turned back, its group with it; return all open ones.
+
+    The caller takes the step of each again.
+    """
+    for row in open_ones(connection):
+        if row.step in UNDONE_BY_RESTART:
+            target = after(row.step, Event.INTERRUPT)
+            why = f"the service stopped while it was {row.step}"
+            _move(connection, row, target, now=now, error=why)
+    for run_id, group in {(r.run_id, r.group) for r in open_ones(connection) if r.step in FORWARD}:
+        others = [row for row in group_rows(connection, run_id, group) if row.step in BACK]
+        if others:
+            why = f"its group goes back to the SSD with {others[0].name!r}"
+            undo_group(connection, run_id, group, now=now, error=why)
+    return open_ones(connection)
+
+
+def get(connection: sqlite3.Connection, relocation_id: int) -> Relocation:
+    """One relocation.
+
+    Raises:
+        IllegalStep: there is none with this id.
+    """
+    rows = _select(connection, "WHERE id = ?", [relocation_id])
+    if not rows:
+        raise IllegalStep(f"there is no relocation {relocation_id}")
+    return rows[0]
+
+
+def open_ones(connection: sqlite3.Connection) -> list[Relocation]:
+    """Those with work left, oldest first."""
+    return _select(connection, f"WHERE {_OPEN} ORDER BY id")
+
+
+def group_rows(connection: sqlite3.Connection, run_id: RunId, group: str) -> list[Relocation]:
+    """The torrents of one group of a run, open or ended."""
+    return _select(connection, 'WHERE run_id = ? AND "group" = ? ORDER BY id', [run_id, group])
+
+
+def last_of(connection: sqlite3.Connection, torrent_id: TorrentId) -> Relocation | None:
+    """The torrent's newest relocation, open or ended."""
+    rows = _select(connection, "WHERE torrent_id = ? ORDER BY id DESC LIMIT 1", [torrent_id])
+    return rows[0] if rows else None
+
+
+# -- runs
+
+
+def run_begin(connection: sqlite3.Connection, run_id: RunId, *, by_hand: bool, now: float) -> None:
+    """Record that a run begins; a dry run is none."""
+    connection.execute(
+        "INSERT INTO space_runs (id, by_hand, begun_at) VALUES (?, ?, ?)", (run_id, by_hand, now)
+    )
+
+
+def run_end(
+    connection: sqlite3.Connection, run_id: RunId, figures: RunFigures, *, now: float
+) -> None:
+    """Record what came of a run, and count it."""
+    connection.execute(
+        "UPDATE space_runs SET ended_at = ?, figures = ? WHERE id = ?",
+        (now, json.dumps(asdict(figures)), run_id),
+    )
+    count(connection, "space_management_runs")
+    count(connection, "bytes_freed", max(0, figures.freed_bytes))
+
+
+def last_run(connection: sqlite3.Connection) -> SpaceRun | None:
+    """The newest run that has ended; one that was killed never has."""
+    row = connection.execute(
+        "SELECT id, by_hand, begun_at, ended_at, figures FROM space_runs"
+        " WHERE ended_at IS NOT NULL ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return None
+    figures = json.loads(row[4])
+    spared = {reason: SparedSum(**total) for reason, total in figures.pop("spared").items()}
+    return SpaceRun(
+        id=RunId(row[0]),
+        by_hand=bool(row[1]),
+        begun_at=row[2],
+        ended_at=row[3],
+        figures=RunFigures(**figures, spared=spared),
+    )
+
+
+def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
+    """Forget relocations that ended before a time, and runs but the last; return how many."""
+    gone = connection.execute(
+        f"DELETE FROM relocations WHERE updated_at < ? AND NOT {_OPEN}", (finished_before,)
+    ).rowcount
+    connection.execute(
+        "DELETE FROM space_runs WHERE begun_at < ? AND seq <"
+        " (SELECT max(seq) FROM space_runs WHERE ended_at IS NOT NULL)",
+        (finished_before,),
+    )
+    return gone
+
+
+# -- rows
+
+
+def _move(
+    connection: sqlite3.Connection, was: Relocation, to: Step, *, now: float, error: str | None
+) -> Relocation:
+    if to is Step.DONE:
+        count(connection, "torrents_relocated")
+    said = "; then ".join(filter(None, (was.error, error))) or None
+    (row,) = connection.execute(
+        "UPDATE relocations SET step = ?, updated_at = ?, error = ?, checked_at = ? WHERE id = ?"
+        f" RETURNING {_COLUMNS}",
+        (to, now, said, now if to is Step.RESTORING else was.checked_at, was.id),
+    )
+    return _relocation(row)
+
+
+def _check_group(connection: sqlite3.Connection, relocation: Relocation) -> None:
+    rows = group_rows(connection, relocation.run_id, relocation.group)
+    if not may_delete(row.step for row in rows):
+        late = next(row for row in rows if not may_delete([row.step]))
+        raise IllegalStep(
+            f"nothing of the group of {relocation.name!r} may be deleted:"
+            f" {late.name!r} is {late.step}"
+        )
+
+
+def _select(
+    connection: sqlite3.Connection, rest: str, values: Sequence[object] = ()
+) -> list[Relocation]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM relocations {rest}", tuple(values))
+    return [_relocation(row) for row in rows]
+
+
+def _relocation(row: tuple[object, ...]) -> Relocation:
+    values = dict(zip(_NAMES, row, strict=True))
+    values["step"] = Step(str(values["step"]))
+    values |= {name: bool(values[name]) for name in _FLAGS}
+    return Relocation(**values)  # type: ignore[arg-type]  # the schema holds the types
