@@ -34,8 +34,9 @@ from .adapters.journal import Journal
 from .adapters.qbittorrent import Qbittorrent
 from .adapters.recovery_point import SavedState
 from .adapters.state_dir import held
-from .core.errors import JournalUnwritable, QbmError
+from .core.errors import JournalUnwritable, QbmError, Refused
 from .core.model import WaitReason
+from .core.space_runs import DryRun, Requested, SpaceOverview
 from .logs import logging_to
 from .settings import Settings
 from .tasks.dry_run import describe_jobs
@@ -216,6 +217,7 @@ class Service:
             threshold_bytes=settings.threshold_bytes,
             target_bytes=settings.target_bytes,
             dry_run=settings.dry_run,
+            space=SpaceOverview,  # nothing to tell yet
         )
 
     @classmethod
@@ -274,6 +276,7 @@ class Service:
         backend = Backend(
             jobs=self.jobs,
             tagging=self.tagging,
+            space=_NotWired(),
             overview=self.observer.overview,
             health=self.observer.health,
             save_state=self.save_state,
@@ -361,6 +364,23 @@ class Service:
         except JournalUnwritable as error:
             log.error("%s", error)
             return "none"
+
+
+class _NotWired:
+    """Space management, until it is a part of the service."""
+
+    only_plans = False
+
+    def trigger(self) -> Requested:
+        raise _Later("space management comes with a later version")
+
+    async def dry_run(self) -> DryRun:
+        raise _Later("space management comes with a later version")
+
+
+class _Later(Refused):
+    code = "not_implemented"
+    status = 501
 
 
 async def _telling(part: Callable[[], Awaitable[None]]) -> None:

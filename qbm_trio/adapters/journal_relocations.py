@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from ..core.errors import QbmError
@@ -27,6 +27,7 @@ from ..core.relocation import (
     after,
     may_delete,
 )
+from ..core.space_runs import FailedGroup, RunFigures, SpaceRun, SparedSum
 from .journal_jobs import count
 
 _NAMES: Final = tuple(Relocation.__dataclass_fields__)
@@ -39,38 +40,6 @@ class AlreadyRelocating(QbmError):
     """A torrent of the group has an open relocation already; nothing was recorded."""
 
     code = "already_relocating"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SparedSum:
-    """How much one reason has spared."""
-
-    torrents: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFigures:
-    """What came of a run."""
-
-    freed_bytes: int  #: by ``statvfs``; below zero when others wrote more meanwhile
-    planned_bytes: int
-    shortfall_bytes: int  #: still missing to the target
-    target_met: bool
-    relocated: int  #: torrents
-    failures: int  #: groups
-    spared: Mapping[str, SparedSum] = field(default_factory=dict)  #: by reason
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpaceRun:
-    """One run of space management that has ended."""
-
-    id: RunId
-    by_hand: bool
-    begun_at: float
-    ended_at: float
-    figures: RunFigures
 
 
 # -- relocations
@@ -248,13 +217,14 @@ def last_run(connection: sqlite3.Connection) -> SpaceRun | None:
     if row is None:
         return None
     figures = json.loads(row[4])
-    spared = {reason: SparedSum(**total) for reason, total in figures.pop("spared").items()}
+    figures["spared"] = {r: SparedSum(**total) for r, total in figures["spared"].items()}
+    figures["failures"] = tuple(FailedGroup(**group) for group in figures["failures"])
     return SpaceRun(
         id=RunId(row[0]),
         by_hand=bool(row[1]),
         begun_at=row[2],
         ended_at=row[3],
-        figures=RunFigures(**figures, spared=spared),
+        figures=RunFigures(**figures),
     )
 
 

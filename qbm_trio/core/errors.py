@@ -84,6 +84,14 @@ class QbittorrentAway(Refused):
     retry_after_s = 30
 
 
+class TierAway(Refused):
+    """What was asked for needs both tiers, and one is not mounted or gives no figures."""
+
+    code = "tier_away"
+    status = 503
+    retry_after_s = 30
+
+
 class TaggingDisabled(Refused):
     """Location tags are turned off."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .model import Job, JobId, Phase
+from .space_runs import SpaceOverview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class RunningJob:
     id: JobId
     hash: str
     name: str
-    kind: str  #: "tiering"; later also "relocation"
+    kind: str  #: "tiering"
     phase: Phase
     started_at: float
     bytes_done: int
@@ -86,5 +87,6 @@ class Overview:
     hdd: TierFigures
     threshold_bytes: int
     target_bytes: int
+    space: SpaceOverview
     statistics: Mapping[str, int]  #: counters since the journal began
     recent: tuple[Job, ...]

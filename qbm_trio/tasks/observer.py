@@ -7,6 +7,7 @@ whatever hangs outside. Only the journal is read, for counters and past jobs.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from sqlite3 import Connection
 
 import trio
@@ -18,6 +19,7 @@ from ..core.client import QbittorrentClient
 from ..core.errors import JournalUnwritable
 from ..core.model import Job
 from ..core.overview import Health, Overview, QueueFigures
+from ..core.space_runs import SpaceOverview
 from .jobs import Jobs
 from .tiers import Tiers
 from .workers import Workers
@@ -37,7 +39,9 @@ class Observer:
         threshold_bytes: int,
         target_bytes: int,
         dry_run: bool,
+        space: Callable[[], SpaceOverview],
     ) -> None:
+        """``space`` tells of space management, from cached facts: it must not wait."""
         self._jobs = jobs
         self._workers = workers
         self._client = client
@@ -46,6 +50,7 @@ class Observer:
         self._threshold_bytes = threshold_bytes
         self._target_bytes = target_bytes
         self._dry_run = dry_run
+        self._space = space
         self._started_at = time.time()
         self._started_at_trio = trio.current_time()
         self.api_requests = 0  #: since start; the journal has those of earlier runs
@@ -95,6 +100,7 @@ class Observer:
             hdd=hdd,
             threshold_bytes=self._threshold_bytes,
             target_bytes=self._target_bytes,
+            space=self._space(),
             statistics=counters,
             recent=tuple(recent),
         )

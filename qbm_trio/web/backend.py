@@ -9,6 +9,7 @@ from typing import Protocol
 from ..adapters.recovery_point import SavedState
 from ..core.model import Job, JobId, JobState, Notification, OnConflict
 from ..core.overview import Health, Overview
+from ..core.space_runs import DryRun, Requested
 from ..tasks.jobs import Accepted
 from ..tasks.tagging import Tagged, TagSummary
 
@@ -51,12 +52,38 @@ class Tagging(Protocol):
         """Where all torrents are and how they are tagged."""
 
 
+class SpaceManagement(Protocol):
+    """Runs of space management. Each call may raise `core.errors.Refused`."""
+
+    @property
+    def only_plans(self) -> bool:
+        """Whether ``DRY_RUN`` is set: no run may change anything."""
+
+    def trigger(self) -> Requested:
+        """Ask for a run, soon; it ends a pause of the automatic ones.
+
+        Raises:
+            Draining: the service is stopping.
+        """
+
+    async def dry_run(self) -> DryRun:
+        """Plan a run as it would be made now. Changes nothing.
+
+        Raises:
+            QbittorrentAway: it gives no usable answer.
+            TierAway: a tier is not mounted, or gives no figures.
+            JournalUnwritable: the journal cannot be asked.
+            Draining: the service is stopping.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """Everything a request can reach."""
 
     jobs: Jobs
     tagging: Tagging
+    space: SpaceManagement
     overview: Callable[[], Awaitable[Overview]]
     health: Callable[[], Health]  #: from cached facts: called on the event loop
     save_state: Callable[[], Awaitable[SavedState]]

@@ -30,6 +30,9 @@ from qbm_trio.core.overview import (
     QueueFigures,
     TierFigures,
 )
+from qbm_trio.core.relocation import RunId
+from qbm_trio.core.space import SpacePlan
+from qbm_trio.core.space_runs import DryRun, Requested, SpaceOverview
 from qbm_trio.core.tags import Amount, Location, LocationTags, TagChange
 from qbm_trio.tasks.jobs import Accepted, Jobs
 from qbm_trio.tasks.queue import JobQueue
@@ -307,6 +310,51 @@ class TaggingStandIn:
         )
 
 
+NOTHING_TO_DO = DryRun(
+    plan=SpacePlan(
+        relocate=(),
+        tier_first=(),
+        chosen=(),
+        spared=(),
+        spared_bytes={},
+        missing_bytes=0,
+        planned_bytes=0,
+        shortfall_bytes=0,
+    ),
+    ssd_free_bytes=50,
+    ssd_total_bytes=100,
+    threshold_bytes=10,
+    target_bytes=11,
+    pending_bytes=0,
+)
+
+
+@dataclass(kw_only=True)
+class SpaceStandIn:
+    """Space management without disks; keeps what was asked of it."""
+
+    only_plans: bool = False
+    refuse_with: Exception | None = None
+    asked: list[str] = field(default_factory=list)
+    joined: bool = False
+    found: DryRun = NOTHING_TO_DO
+
+    def trigger(self) -> Requested:
+        """Say that a run was asked for."""
+        self.asked.append("run")
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        return Requested(run_id=RunId("run-1"), joined=self.joined)
+
+    async def dry_run(self) -> DryRun:
+        """Give what was found."""
+        await trio.lowlevel.checkpoint()
+        self.asked.append("dry run")
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        return self.found
+
+
 def overview(**changes: Any) -> Overview:
     """An overview with plausible values."""
     values: dict[str, Any] = {
@@ -325,6 +373,7 @@ def overview(**changes: Any) -> Overview:
         "hdd": TierFigures(path="/hdd", total_bytes=None, free_bytes=None, problem="no answer"),
         "threshold_bytes": 10,
         "target_bytes": 11,
+        "space": SpaceOverview(),
         "statistics": {"torrents_processed": 3},
         "recent": (),
     }
@@ -347,6 +396,7 @@ def backend(jobs: JobsInterface, **changes: Any) -> Backend:
     values: dict[str, Any] = {
         "jobs": jobs,
         "tagging": TaggingStandIn(),
+        "space": SpaceStandIn(),
         "overview": get_overview,
         "health": lambda: Health(status="healthy"),
         "count_request": lambda: None,

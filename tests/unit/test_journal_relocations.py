@@ -16,12 +16,7 @@ from hypothesis import strategies as st
 from qbm_trio.adapters import journal_relocations as ops
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.adapters.journal_jobs import counters
-from qbm_trio.adapters.journal_relocations import (
-    AlreadyRelocating,
-    RunFigures,
-    SpaceRun,
-    SparedSum,
-)
+from qbm_trio.adapters.journal_relocations import AlreadyRelocating
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import (
     BACK,
@@ -35,6 +30,7 @@ from qbm_trio.core.relocation import (
     RunId,
     Step,
 )
+from qbm_trio.core.space_runs import FailedGroup, RunFigures, SpaceRun, SparedSum
 from tests.rig.journals import running
 
 RUN = RunId("run")
@@ -320,11 +316,14 @@ FIGURES = RunFigures(
     shortfall_bytes=5,
     target_met=False,
     relocated=3,
-    failures=1,
+    tiered_first=4,
+    failed_groups=21,
+    failures=(FailedGroup(name="Ünï 🐉", torrents=2, error="the recheck failed"),),
     spared={
         "pinned": SparedSum(torrents=2, bytes=2**50),
         "frees_nothing": SparedSum(torrents=1, bytes=0),
     },
+    problem="told to stop",
 )
 
 
@@ -341,7 +340,7 @@ def test_the_last_run_is_the_newest_that_ended_and_runs_are_counted(
     assert ops.last_run(db) == first
     # The clock was set back meanwhile.
     ops.run_begin(db, RunId("third"), by_hand=False, now=0.5)
-    lost = replace(FIGURES, freed_bytes=-7, target_met=True, spared={})
+    lost = replace(FIGURES, freed_bytes=-7, target_met=True, spared={}, failures=(), problem=None)
     ops.run_end(db, RunId("third"), lost, now=0.75)
     last = ops.last_run(db)
     assert last is not None

@@ -1,0 +1,114 @@
+"""Runs of space management as plain values: what was asked for, planned, and came of it.
+
+`tasks` makes them, the journal keeps the last run, ``web/`` renders them as JSON.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from .model import TorrentId
+from .relocation import RunId, Step
+from .space import SpacePlan
+
+FAILURES_KEPT: Final = 20
+"""Failed groups that a run's figures name; the log has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparedSum:
+    """How much one reason has spared."""
+
+    torrents: int
+    bytes: int  #: data that stays, once, by what keeps its group there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedGroup:
+    """A group that was planned and is not relocated."""
+
+    name: str  #: of its first torrent
+    torrents: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """What came of a run."""
+
+    freed_bytes: int  #: by ``statvfs``; below zero when others wrote more meanwhile
+    planned_bytes: int
+    shortfall_bytes: int  #: still missing to the target
+    target_met: bool
+    relocated: int  #: torrents
+    tiered_first: int  #: torrents queued to be copied to the HDD first
+    failed_groups: int  #: all of them
+    failures: tuple[FailedGroup, ...] = ()  #: the first `FAILURES_KEPT` of them
+    spared: Mapping[str, SparedSum] = field(default_factory=dict)  #: by reason
+    problem: str | None = None  #: why the run could not be made, or ended early
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceRun:
+    """One run of space management that has ended."""
+
+    id: RunId
+    by_hand: bool
+    begun_at: float
+    ended_at: float
+    figures: RunFigures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a run would do now, and the figures that it would begin with."""
+
+    plan: SpacePlan
+    ssd_free_bytes: int
+    ssd_total_bytes: int
+    threshold_bytes: int
+    target_bytes: int
+    pending_bytes: int  #: what relocations that wait for their deletion will free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """A run that was asked for by hand."""
+
+    run_id: RunId
+    joined: bool  #: it is the run of an earlier request, which had not begun yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRelocation:
+    """A relocation with work left, as ``/status`` shows it."""
+
+    id: str  #: the relocation's id in the journal
+    torrent_id: TorrentId
+    name: str
+    step: Step
+    begun_at: float
+    bytes: int  #: what its files occupy on the SSD
+    error: str | None  #: why it goes back, or what stands in its way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceOverview:
+    """Space management in ``/status``, from cached facts."""
+
+    last_run: SpaceRun | None = None
+    current_run: RunId | None = None
+    paused: str | None = None  #: a sentence: why automatic runs pause, and what to do
+    relocations: tuple[OpenRelocation, ...] = ()
+
+
+def spared_sums(plan: SpacePlan) -> dict[str, SparedSum]:
+    """How much each reason spares: its torrents, and the data that it keeps on the SSD."""
+    torrents = Counter(torrent.reason for torrent in plan.spared)
+    return {
+        reason.value: SparedSum(torrents=count, bytes=plan.spared_bytes.get(reason, 0))
+        for reason, count in sorted(torrents.items())
+    }
