@@ -28,9 +28,8 @@ from .schemas import (
     NotifyAnswer,
     RetryBody,
     SaveAnswer,
-    StatusAnswer,
 )
-from .status import status_answer
+from .status import StatusAnswer, status_answer
 from .tags import (
     TagExistingAnswer,
     TagExistingBody,

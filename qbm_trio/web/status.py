@@ -1,21 +1,119 @@
-"""``Overview`` to the ``/status`` document."""
+"""``/status``: the shape of its document, made from an `Overview`."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
+from ..core.model import Phase
 from ..core.overview import Overview, RunningJob
-from .schemas import (
-    JobItem,
-    ProcessingStatus,
-    ProcessStatus,
-    QbittorrentStatus,
-    QueueStatus,
-    ServiceStatus,
-    SpaceStatus,
-    SsdStatus,
-    Statistics,
-    StatusAnswer,
-    TierStatus,
-)
+from .schemas import Answer, JobItem, Name, Text, Time
+
+
+class ServiceStatus(Answer):
+    """The service itself."""
+
+    status: Literal["healthy", "degraded", "draining"]
+    version: str
+    dry_run: bool = Field(description="DRY_RUN: jobs stay queued, nothing is copied or tagged.")
+    started_at: Time
+    uptime_seconds: float
+    last_activity: Time | None
+
+
+class QbittorrentStatus(Answer):
+    """What is known of qBittorrent since the last call."""
+
+    reachable: bool
+    version: str | None
+    web_api_version: str | None
+    last_contact: Time | None
+    problem: Text | None
+
+
+class ProcessingStatus(Answer):
+    """Jobs at once."""
+
+    running_processes: int
+    max_concurrent: int
+    capacity_available: int
+
+
+class QueueStatus(Answer):
+    """The queue; `items` are its first 20, in order."""
+
+    size: int
+    capacity: int
+    waiting_retry: int = Field(description="Jobs waiting for a time or a condition.")
+    oldest_seconds: float | None
+    items: list[JobItem]
+
+
+class ProcessStatus(Answer):
+    """One job that runs now."""
+
+    id: str
+    hash: str
+    name: Name
+    kind: str
+    phase: Phase
+    started_at: Time
+    bytes_done: int
+    bytes_total: int
+    bytes_per_second: float
+    eta_seconds: float | None
+
+
+class TierStatus(Answer):
+    """One tier, from a cached probe; null where it could not be asked."""
+
+    path: Text
+    total_bytes: int | None
+    free_bytes: int | None
+    problem: Text | None
+
+
+class SsdStatus(TierStatus):
+    """The SSD and when it is freed."""
+
+    threshold_bytes: int = Field(description="Below this much free, space management acts.")
+    target_bytes: int = Field(description="It frees until this much is free.")
+
+
+class SpaceStatus(Answer):
+    """Both tiers."""
+
+    ssd: SsdStatus
+    hdd: TierStatus
+    last_run: None = Field(None, description="The last run of space management.")
+
+
+class Statistics(Answer):
+    """Counters since the journal began, kept over restarts."""
+
+    torrents_processed: int = 0
+    torrents_failed: int = 0
+    bytes_copied: int = 0
+    bytes_verified: int = 0
+    torrents_relocated: int = 0
+    bytes_freed: int = 0
+    space_management_runs: int = 0
+    api_requests: int = 0
+    jobs_recovered: int = 0
+
+
+class StatusAnswer(Answer):
+    """Everything at a glance."""
+
+    service: ServiceStatus
+    qbittorrent: QbittorrentStatus
+    processing: ProcessingStatus
+    queue: QueueStatus
+    processes: list[ProcessStatus]
+    space: SpaceStatus
+    statistics: Statistics
+    recent: list[JobItem]
 
 
 def status_answer(o: Overview) -> StatusAnswer:
