@@ -29,7 +29,7 @@ def why_not_ready(torrent: Torrent, files: Sequence[TorrentFile]) -> str | None:
         return f"it is incomplete ({torrent.progress:.1%}, {torrent.amount_left_bytes} bytes left)"
     if torrent.state not in SEEDING:
         return f"its state is {torrent.state}, not a seeding one"
-    unfinished = next((f for f in files if f.wanted and f.progress < 1), None)
-    if unfinished is not None:
-        return f"its file {str(unfinished.name)!r} is incomplete ({unfinished.progress:.1%})"
+    for file in files:
+        if file.wanted and file.progress < 1:
+            return f"its file {str(file.name)!r} is incomplete ({file.progress:.1%})"
     return None

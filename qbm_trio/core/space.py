@@ -235,7 +235,8 @@ class _Candidate:
         self.group = group
         # `Group.torrent_ids` is sorted, and sorting by age keeps that among equals.
         self.members = [facts[torrent_id] for torrent_id in group.torrent_ids]
-        self.members.sort(key=_completed_at)
+        if len(self.members) > 1:
+            self.members.sort(key=_completed_at)
         self.age = _completed_at(self.members[-1])
         self.faults = [_fault(member) for member in self.members]
         self.kinds_of_fault = {fault[0] for fault in self.faults if fault}
@@ -255,22 +256,13 @@ class _Candidate:
         """Add the verdicts to what the plan reports."""
         occupied_bytes = self._occupied_bytes()
         shared = (Spared.SHARED, self._shared() if None in self.verdicts else "")
-        reasons = set[Spared]()
+        strongest: Spared | None = None
         for member, verdict in zip(self.members, self.verdicts, strict=True):
             torrent = member.torrent
             what, sentence = verdict or shared
-            if isinstance(what, Choice):
-                chosen.append(
-                    ChosenTorrent(
-                        torrent_id=torrent.id,
-                        name=torrent.name,
-                        bytes=occupied_bytes[torrent.id],
-                        choice=what,
-                        sentence=sentence,
-                    )
-                )
-            else:
-                reasons.add(what)
+            if isinstance(what, Spared):
+                if strongest is None or _RANK[what] < _RANK[strongest]:
+                    strongest = what
                 spared.append(
                     SparedTorrent(
                         torrent_id=torrent.id,
@@ -280,9 +272,18 @@ class _Candidate:
                         sentence=sentence,
                     )
                 )
-        if reasons:
-            stays = self.group.frees_bytes + self.group.held_bytes
-            spared_bytes[min(reasons, key=_RANK.__getitem__)] += stays
+            else:
+                chosen.append(
+                    ChosenTorrent(
+                        torrent_id=torrent.id,
+                        name=torrent.name,
+                        bytes=occupied_bytes[torrent.id],
+                        choice=what,
+                        sentence=sentence,
+                    )
+                )
+        if strongest is not None:
+            spared_bytes[strongest] += self.group.frees_bytes + self.group.held_bytes
 
     def _shared(self) -> str:
         """Say with whom those who have no fault of their own share their files."""
@@ -292,9 +293,12 @@ class _Candidate:
         return f"it shares files with '{name}', which cannot go now: {fault[1]}"
 
     def _occupied_bytes(self) -> dict[TorrentId, int]:
-        occupied_bytes = dict.fromkeys(self.group.torrent_ids, 0)
+        group = self.group
+        if len(group.torrent_ids) == 1:
+            return {group.torrent_ids[0]: group.frees_bytes + group.held_bytes}
+        occupied_bytes = dict.fromkeys(group.torrent_ids, 0)
         counted = set[tuple[TorrentId, tuple[int, int]]]()
-        for file in self.group.files:
+        for file in group.files:
             if file.links > 1:  # a torrent may hold several names of one inode
                 if (file.torrent_id, file.inode) in counted:
                     continue
