@@ -38,7 +38,6 @@ class RunningJob:
     id: JobId
     hash: str
     name: str
-    kind: str  #: "tiering"
     phase: Phase
     started_at: float
     bytes_done: int

@@ -61,7 +61,6 @@ class Running:
             id=self.job.id,
             hash=self.job.torrent_id or self.job.hash,
             name=self.job.name,
-            kind="tiering",
             phase=self.phase,
             started_at=self.job.started_at or self.job.accepted_at,
             bytes_done=done,

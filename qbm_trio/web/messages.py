@@ -97,6 +97,11 @@ class ApiError(Exception):
         )
 
 
+def sentence(message: str) -> str:
+    """Make a message that inside the service is part of a log line a sentence."""
+    return f"{message[:1].upper()}{message[1:]}."
+
+
 def refused(error: Refused) -> ApiError:
     """The answer for a refusal by the service."""
     headers: list[tuple[str, str]] = []
@@ -105,10 +110,7 @@ def refused(error: Refused) -> ApiError:
     if error.code == "draining":
         # The listener closes soon; a client that kept the connection would see a reset.
         headers.append(("connection", "close"))
-    # Inside the service a message is part of a log line; here it is a sentence.
-    message = str(error)
-    sentence = f"{message[:1].upper()}{message[1:]}."
-    return ApiError(error.status, error.code, sentence, headers=tuple(headers))
+    return ApiError(error.status, error.code, sentence(str(error)), headers=tuple(headers))
 
 
 def unauthorized() -> ApiError:

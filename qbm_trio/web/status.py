@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Literal
 
 from pydantic import Field
 
 from ..core.model import Phase
 from ..core.overview import Overview, RunningJob
+from ..core.relocation import Step
+from ..core.space_runs import OpenRelocation, SpaceRun
 from .schemas import Answer, JobItem, Name, Text, Time
+from .space import SpaceRunStatus
 
 
 class ServiceStatus(Answer):
@@ -33,11 +37,11 @@ class QbittorrentStatus(Answer):
 
 
 class ProcessingStatus(Answer):
-    """Jobs at once."""
+    """Jobs at once. Relocations are no jobs and take no capacity."""
 
-    running_processes: int
-    max_concurrent: int
-    capacity_available: int
+    running_processes: int = Field(description="Running jobs; relocations are not counted.")
+    max_concurrent: int = Field(description="MAX_CONCURRENT_PROCESSES.")
+    capacity_available: int = Field(description="How many more jobs could run.")
 
 
 class QueueStatus(Answer):
@@ -51,18 +55,29 @@ class QueueStatus(Answer):
 
 
 class ProcessStatus(Answer):
-    """One job that runs now."""
+    """A job that runs now, or a relocation that has begun and has not ended."""
 
-    id: str
-    hash: str
+    id: str = Field(description="The job's, for /jobs/{id}; or the relocation's.")
+    hash: str = Field(description="As notified; of a relocation, the torrent's id.")
     name: Name
-    kind: str
-    phase: Phase
-    started_at: Time
-    bytes_done: int
-    bytes_total: int
-    bytes_per_second: float
-    eta_seconds: float | None
+    kind: Literal["tiering", "relocation"] = Field(
+        description="tiering: a job copies the torrent to the HDD. relocation: space management "
+        "has it seed from the HDD and deletes it on the SSD, or takes it back."
+    )
+    phase: Phase | Step = Field(description="Of a job, its phase; of a relocation, its step.")
+    started_at: Time = Field(description="When the job was last taken up, or the relocation begun.")
+    bytes_done: int = Field(description="Copied so far; 0 for a relocation, which copies nothing.")
+    bytes_total: int = Field(
+        description="To copy; of a relocation, what its files occupy on the SSD."
+    )
+    bytes_per_second: float = Field(description="0 for a relocation.")
+    eta_seconds: float | None = Field(
+        description="Until all is copied; null while unknown, and for a relocation."
+    )
+    error: Text | None = Field(
+        description="What went wrong with a relocation, for example why it goes back to the SSD. "
+        "Null while nothing did, and for a job, whose errors are at /jobs/{id}."
+    )
 
 
 class TierStatus(Answer):
@@ -82,11 +97,19 @@ class SsdStatus(TierStatus):
 
 
 class SpaceStatus(Answer):
-    """Both tiers."""
+    """Both tiers, and what space management does about the SSD."""
 
-    ssd: SsdStatus
-    hdd: TierStatus
-    last_run: None = Field(None, description="The last run of space management.")
+    ssd: SsdStatus = Field(description="Where downloads land.")
+    hdd: TierStatus = Field(description="Where copies go.")
+    last_run: SpaceRunStatus | None = Field(
+        description="The last run of space management that ended; null before the first."
+    )
+    current_run: str | None = Field(
+        description="The id of the run that is under way; null when none is."
+    )
+    paused: Text | None = Field(
+        description="Why automatic runs pause, and what to do; null when they do not."
+    )
 
 
 class Statistics(Answer):
@@ -110,7 +133,7 @@ class StatusAnswer(Answer):
     qbittorrent: QbittorrentStatus
     processing: ProcessingStatus
     queue: QueueStatus
-    processes: list[ProcessStatus]
+    processes: list[ProcessStatus] = Field(description="Running jobs, then open relocations.")
     space: SpaceStatus
     statistics: Statistics
     recent: list[JobItem]
@@ -148,7 +171,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             oldest_seconds=o.queue.oldest_s,
             items=[JobItem.model_validate(j) for j in o.queue.items],
         ),
-        processes=[_process(r) for r in o.running],
+        processes=[*map(_job, o.running), *map(_relocation, o.space.relocations)],
         space=SpaceStatus(
             ssd=SsdStatus(
                 path=o.ssd.path,
@@ -159,6 +182,9 @@ def status_answer(o: Overview) -> StatusAnswer:
                 target_bytes=o.target_bytes,
             ),
             hdd=TierStatus.model_validate(o.hdd),
+            last_run=None if o.space.last_run is None else _run(o.space.last_run),
+            current_run=o.space.current_run,
+            paused=o.space.paused,
         ),
         # Counters this version does not show are left out, those missing are 0.
         statistics=Statistics(
@@ -168,16 +194,45 @@ def status_answer(o: Overview) -> StatusAnswer:
     )
 
 
-def _process(r: RunningJob) -> ProcessStatus:
+def _run(run: SpaceRun) -> SpaceRunStatus:
+    return SpaceRunStatus.model_validate(
+        {
+            "id": run.id,
+            "by_hand": run.by_hand,
+            "begun_at": run.begun_at,
+            "ended_at": run.ended_at,
+            **asdict(run.figures),
+        }
+    )
+
+
+def _relocation(r: OpenRelocation) -> ProcessStatus:
+    return ProcessStatus(
+        id=r.id,
+        hash=r.torrent_id,
+        name=r.name,
+        kind="relocation",
+        phase=r.step,
+        started_at=r.begun_at,
+        bytes_done=0,
+        bytes_total=r.bytes,
+        bytes_per_second=0.0,
+        eta_seconds=None,
+        error=r.error,
+    )
+
+
+def _job(r: RunningJob) -> ProcessStatus:
     return ProcessStatus(
         id=r.id,
         hash=r.hash,
         name=r.name,
-        kind=r.kind,
+        kind="tiering",
         phase=r.phase,
         started_at=r.started_at,
         bytes_done=r.bytes_done,
         bytes_total=r.bytes_total,
         bytes_per_second=round(r.bytes_per_second, 1),
         eta_seconds=None if r.eta_s is None else round(r.eta_s, 1),
+        error=None,
     )

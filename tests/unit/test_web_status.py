@@ -9,18 +9,26 @@ from typing import Any
 
 import pytest
 
-from qbm_trio.core.model import Job, JobId, JobState, Phase
+from qbm_trio.core.model import Job, JobId, JobState, Phase, TorrentId
 from qbm_trio.core.overview import QbittorrentContact, QueueFigures, RunningJob
+from qbm_trio.core.relocation import OPEN, RunId, Step
+from qbm_trio.core.space_runs import (
+    FailedGroup,
+    OpenRelocation,
+    RunFigures,
+    SpaceOverview,
+    SpaceRun,
+    SparedSum,
+)
 from qbm_trio.web.schemas import rfc3339
 from qbm_trio.web.status import status_answer
-from tests.rig.site import overview
+from tests.rig.site import Answer, assert_documented, overview
 
 JOB = Job(id=JobId("1"), seq=1, hash="a" * 40, name="Ein 🎬", accepted_at=1_700_000_000.25)
 RUNNING = RunningJob(
     id=JobId("2"),
     hash="b" * 40,
     name="n",
-    kind="tiering",
     phase=Phase.COPYING,
     started_at=1_700_000_001.0,
     bytes_done=5,
@@ -28,10 +36,41 @@ RUNNING = RunningJob(
     bytes_per_second=2.54321,
     eta_s=1.98,
 )
+RELOCATION = OpenRelocation(
+    id="17",
+    torrent_id=TorrentId("c" * 40),
+    name="Ein 🎬 \udcff",
+    step=Step.CHECKING,
+    begun_at=1_700_000_002.0,
+    bytes=2**50,
+    error=None,
+)
+LAST_RUN = SpaceRun(
+    id=RunId("run-1"),
+    by_hand=True,
+    begun_at=1_700_000_000.0,
+    ended_at=1_700_000_060.5,
+    figures=RunFigures(
+        freed_bytes=-5,
+        planned_bytes=2**45,
+        shortfall_bytes=7,
+        target_met=False,
+        relocated=3,
+        tiered_first=4,
+        failed_groups=21,
+        failures=(FailedGroup(name="F \udcff", torrents=2, error="no copy at '\udcff'"),),
+        spared={"pinned": SparedSum(torrents=2, bytes=2**50)},
+        problem="the service was told to stop",
+    ),
+)
 
 
 def shown(**changes: Any) -> Any:
-    return json.loads(status_answer(overview(**changes)).model_dump_json())
+    """The document, as the OpenAPI document has it."""
+    body = status_answer(overview(**changes)).model_dump_json().encode()
+    answer = Answer(status=200, headers={"content-type": "application/json"}, body=body)
+    assert_documented("GET", "/status", answer)
+    return json.loads(body)
 
 
 def test_the_document_has_exactly_the_names_of_the_spec() -> None:
@@ -53,7 +92,7 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
         "qbittorrent": {"reachable", "version", "web_api_version", "last_contact", "problem"},
         "processing": {"running_processes", "max_concurrent", "capacity_available"},
         "queue": {"size", "capacity", "waiting_retry", "oldest_seconds", "items"},
-        "space": {"ssd", "hdd", "last_run"},
+        "space": {"ssd", "hdd", "last_run", "current_run", "paused"},
         "statistics": {
             "torrents_processed",
             "torrents_failed",
@@ -78,6 +117,7 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
         "bytes_total",
         "bytes_per_second",
         "eta_seconds",
+        "error",
     }
     assert set(status["space"]["ssd"]) == {
         "path",
@@ -102,6 +142,65 @@ def test_figures_are_carried_over() -> None:
     assert status["statistics"]["torrents_processed"] == 3
     assert status["statistics"]["torrents_failed"] == 0
     assert status["space"]["hdd"]["free_bytes"] is None
+
+
+def test_before_the_first_run_nothing_is_told_of_space_management() -> None:
+    space = shown()["space"]
+    assert (space["last_run"], space["current_run"], space["paused"]) == (None, None, None)
+
+
+def test_the_last_run_is_told_with_all_its_figures() -> None:
+    paused = "The last run freed less than half of what it planned; trigger one by hand."
+    space = SpaceOverview(last_run=LAST_RUN, current_run=RunId("run-2"), paused=paused)
+    status = shown(space=space)["space"]
+    assert (status["current_run"], status["paused"]) == ("run-2", paused)
+    assert status["last_run"] == {
+        "id": "run-1",
+        "by_hand": True,
+        "begun_at": "2023-11-14T22:13:20.000Z",
+        "ended_at": "2023-11-14T22:14:20.500Z",
+        "freed_bytes": -5,
+        "planned_bytes": 2**45,
+        "shortfall_bytes": 7,
+        "target_met": False,
+        "relocated": 3,
+        "tiered_first": 4,
+        "failed_groups": 21,
+        "failures": [{"name": "F ?", "torrents": 2, "error": "no copy at '?'"}],
+        "spared": {"pinned": {"torrents": 2, "bytes": 2**50}},
+        "problem": "the service was told to stop",
+    }
+
+
+def test_open_relocations_are_among_the_processes_and_take_no_job_s_place() -> None:
+    status = shown(running=(RUNNING,), space=SpaceOverview(relocations=(RELOCATION,)))
+    job, relocation = status["processes"]
+    assert (job["id"], job["kind"], job["error"]) == ("2", "tiering", None)
+    assert relocation == {
+        "id": "17",
+        "hash": "c" * 40,
+        "name": "Ein 🎬 ?",
+        "kind": "relocation",
+        "phase": "checking",
+        "started_at": "2023-11-14T22:13:22.000Z",
+        "bytes_done": 0,
+        "bytes_total": 2**50,
+        "bytes_per_second": 0.0,
+        "eta_seconds": None,
+        "error": None,
+    }
+    assert status["processing"] == {
+        "running_processes": 1,
+        "max_concurrent": 3,
+        "capacity_available": 2,
+    }
+
+
+@pytest.mark.parametrize("step", sorted(OPEN))
+def test_a_relocation_may_be_at_any_step_and_says_what_went_wrong(step: Step) -> None:
+    relocation = replace(RELOCATION, step=step, error="the recheck found \udcff")
+    (process,) = shown(space=SpaceOverview(relocations=(relocation,)))["processes"]
+    assert (process["phase"], process["error"]) == (step, "the recheck found ?")
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

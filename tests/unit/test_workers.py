@@ -270,4 +270,4 @@ async def test_rate_and_remaining_time_are_those_since_the_copy_began(
         running.progress.bytes_done = 200
         shown = running.shown()
         assert (shown.bytes_per_second, shown.eta_s) == (20, 40)
-        assert (shown.id, shown.hash, shown.kind) == (job_id, f"{1:040x}", "tiering")
+        assert (shown.id, shown.hash) == (job_id, f"{1:040x}")
