@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
+
+import trio
 
 from ..adapters.recovery_point import SavedState
 from ..core.model import Job, JobId, JobState, Notification, OnConflict
@@ -90,3 +93,5 @@ class Backend:
     count_request: Callable[[], None]  #: called for each request, whatever its answer
     api_key: str
     version: str
+    #: for the thread in which long answers are written
+    computing: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, 1))

@@ -28,9 +28,8 @@ _ERRORS = {
     413: f"The body is larger than {MAX_BODY_BYTES} bytes.",
     415: "The body is neither a JSON object nor a form.",
     422: "A field is missing, unknown or unusable; `details` names each.",
-    501: "Not in this version.",
-    503: "Queue full, draining, journal not writable, or qBittorrent away: try again after "
-    "`Retry-After`.",
+    503: "Queue full, draining, journal not writable, qBittorrent away, or a tier not mounted: "
+    "try again after `Retry-After`.",
 }
 
 
@@ -146,7 +145,7 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         responses[str(status)] = _response(
             HTTPStatus(status).phrase, refs[(model, "serialization")]
         )
-    if not route.answers and 501 not in route.errors:
+    if not route.answers:
         responses["200"] = _response("The document", {"type": "object"})
     errors = {*route.errors, *_BODY_ERRORS}
     if not route.open_to_all:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..adapters.computing import compute
 from ..core.errors import Refused
 from ..core.model import JobId, Notification, OnConflict
 from .backend import Backend
@@ -28,6 +29,13 @@ from .schemas import (
     NotifyAnswer,
     RetryBody,
     SaveAnswer,
+)
+from .space import (
+    SpacePlanAnswer,
+    SpaceRequestedAnswer,
+    TriggerBody,
+    plan_answer,
+    requested_answer,
 )
 from .status import StatusAnswer, status_answer
 from .tags import (
@@ -184,12 +192,13 @@ async def _tag_summary(backend: Backend, _: Inputs) -> Reply:
     return _render(200, tag_summary_answer(await backend.tagging.summary()))
 
 
-async def _not_implemented(_backend: Backend, _: Inputs) -> Reply:
-    raise ApiError(
-        501,
-        "not_implemented",
-        "A later version brings this call; README.md lists which are missing.",
-    )
+async def _trigger(backend: Backend, inputs: Inputs) -> Reply:
+    body: TriggerBody = inputs.body
+    if not (body.dry_run or backend.space.only_plans):
+        return _render(202, requested_answer(backend.space.trigger()))
+    found = await backend.space.dry_run()
+    # On the event loop, a plan of 10,000 torrents would hold up everybody for some 50 ms.
+    return await compute(lambda: _render(200, plan_answer(found)), limiter=backend.computing)
 
 
 def _job_id(inputs: Inputs) -> JobId:
@@ -296,6 +305,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="POST",
+        path="/space-management/trigger",
+        summary="Free space on the SSD now: 202, and the run follows; or, for a dry run (the only "
+        "kind with DRY_RUN=true), 200 and the plan",
+        handle=_trigger,
+        answers={200: SpacePlanAnswer, 202: SpaceRequestedAnswer},
+        errors=(503,),
+        body=TriggerBody,
+    ),
+    Route(
+        method="POST",
         path="/state/save",
         summary="Write a recovery point",
         handle=_save,
@@ -308,20 +327,6 @@ ROUTES: tuple[Route, ...] = (
         summary="This document",
         handle=_openapi,
         answers={},
-    ),
-    *(
-        Route(
-            method=method,
-            path=path,
-            summary=f"{summary} (not in this version)",
-            handle=_not_implemented,
-            answers={},
-            errors=(501,),
-            read_body=lambda fields: fields,
-        )
-        for method, path, summary in (
-            ("POST", "/space-management/trigger", "Free space on the SSD now"),
-        )
     ),
 )
 

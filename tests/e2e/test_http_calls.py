@@ -221,15 +221,6 @@ async def test_a_recovery_point_is_reported() -> None:
         }
 
 
-@pytest.mark.parametrize("body", [None, b'{"dry_run": true}'])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/space-management/trigger")])
-async def test_calls_of_a_later_version_get_501(method: str, path: str, body: bytes | None) -> None:
-    async with site_on(backend(StandIn())) as site:
-        answer = await site.call(method, path, body=body)
-        assert (answer.status, answer.code) == (501, "not_implemented")
-        assert "a later version" in answer.json()["error"].lower()
-
-
 async def test_a_status_without_a_journal_gets_503_and_when_to_try_again() -> None:
     async def closed() -> Overview:
         raise JournalUnwritable("the journal is closed; ask again later")
