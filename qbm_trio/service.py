@@ -5,6 +5,7 @@ The nursery tree, from the outside in:
     infra              signals, the journal's writer
     └─ parts           HTTP, qBittorrent's prober, waits, housekeeping
        └─ work         the probes of both tiers
+          ├─ space     runs of space management, one task for each group that is relocated
           └─ workers   one task for each running job
 
 What is outer outlives what is inner: a job can always reach the journal, and
@@ -34,16 +35,16 @@ from .adapters.journal import Journal
 from .adapters.qbittorrent import Qbittorrent
 from .adapters.recovery_point import SavedState
 from .adapters.state_dir import held
-from .core.errors import JournalUnwritable, QbmError, Refused
+from .core.client import QbittorrentClient
+from .core.errors import JournalUnwritable, QbmError
 from .core.model import WaitReason
-from .core.space_runs import DryRun, Requested, SpaceOverview
 from .logs import logging_to
 from .settings import Settings
 from .tasks.dry_run import describe_jobs
 from .tasks.housekeeping import keep_house
 from .tasks.jobs import Jobs
 from .tasks.observer import Observer
-from .tasks.policies import tagging_policy, tiering_policy
+from .tasks.policies import space_management, tagging_policy, tiering_policy
 from .tasks.prober import keep_contact
 from .tasks.queue import JobQueue
 from .tasks.tagging import Tagging
@@ -164,17 +165,25 @@ class Shutdown:
 class Service:
     """The parts, wired together."""
 
-    def __init__(self, settings: Settings, journal: Journal, instance_id: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        instance_id: str,
+        client: QbittorrentClient | None = None,
+    ) -> None:
+        """``client`` takes the place of the one that the settings describe."""
         self._settings = settings
         self._journal = journal
         self._files = trio.CapacityLimiter(1)
         self._workers_ended = trio.Event()
+        self._space_ended = trio.Event()
         self._http_stop = trio.Event()
         self._http_scope = trio.CancelScope()
         self._http_ended = trio.Event()
         self.jobs = Jobs(journal, JobQueue(settings.queue_capacity))
         self.waits = Waits(self.jobs)
-        self.client = Qbittorrent(
+        self.client: QbittorrentClient = client or Qbittorrent(
             url=settings.qbit_url,
             username=settings.qbit_username,
             password=_secret(settings.qbit_password),
@@ -208,6 +217,9 @@ class Service:
             concurrency=settings.max_concurrent_processes,
             attempts_allowed=settings.copy_retry_attempts,
         )
+        self.space = space_management(
+            settings, client=self.client, jobs=self.jobs, journal=journal, tiers=self.tiers
+        )
         self.observer = Observer(
             jobs=self.jobs,
             workers=self.workers,
@@ -217,11 +229,13 @@ class Service:
             threshold_bytes=settings.threshold_bytes,
             target_bytes=settings.target_bytes,
             dry_run=settings.dry_run,
-            space=SpaceOverview,  # nothing to tell yet
+            space=self.space.overview,
         )
 
     @classmethod
-    async def assemble(cls, settings: Settings, journal: Journal) -> Service:
+    async def assemble(
+        cls, settings: Settings, journal: Journal, client: QbittorrentClient | None = None
+    ) -> Service:
         """Wire the parts; line up what the journal holds. Start is recovery.
 
         Raises:
@@ -229,7 +243,7 @@ class Service:
         """
         try:
             instance_id = await journal.do(_instance_id)
-            service = cls(settings, journal, instance_id)
+            service = cls(settings, journal, instance_id, client)
             alive = await service.jobs.recover()
         except JournalUnwritable as error:
             raise JournalUnwritable(
@@ -276,7 +290,7 @@ class Service:
         backend = Backend(
             jobs=self.jobs,
             tagging=self.tagging,
-            space=_NotWired(),
+            space=self.space,
             overview=self.observer.overview,
             health=self.observer.health,
             save_state=self.save_state,
@@ -302,6 +316,7 @@ class Service:
             await self.tiers.prepare()
             nursery.start_soon(self.tiers.run)
             nursery.start_soon(self._wake_for_tiers)
+            nursery.start_soon(self._free_space)
             if self._settings.dry_run:
                 nursery.start_soon(describe_jobs, self.jobs, self.tiering, self.client)
                 return
@@ -312,6 +327,12 @@ class Service:
                 await self.workers.run()
             finally:
                 self._workers_ended.set()
+
+    async def _free_space(self) -> None:
+        try:
+            await self.space.run(lambda: self.workers.job_ended)
+        finally:
+            self._space_ended.set()
 
     async def _wake_for_tiers(self) -> None:
         while True:
@@ -332,8 +353,11 @@ class Service:
         began = trio.current_time()
         self.jobs.draining = True
         self.workers.drain_within(self._settings.shutdown_grace_s)
+        self.space.stop()
         with trio.move_on_after(self._settings.shutdown_grace_s + STOP_S):
             if not self._settings.dry_run:
+                await self._space_ended.wait()
+                await self._undo_early()
                 await self._workers_ended.wait()
         # A convenience, for the journal has it all: with millions of files on a slow
         # disk it must not cost the clean end.
@@ -350,6 +374,12 @@ class Service:
         # Last, after the access log's lines of the requests that were cut off.
         log.info("stopped: the journal is closed, recovery point %s", path)
 
+    async def _undo_early(self) -> None:
+        try:
+            await self.space.undo_early()
+        except JournalUnwritable as error:
+            log.error("relocations stay as they are until the next start: %s", error)
+
     async def _end_http(self) -> None:
         self._http_stop.set()
         with trio.move_on_after(STOP_S):
@@ -364,23 +394,6 @@ class Service:
         except JournalUnwritable as error:
             log.error("%s", error)
             return "none"
-
-
-class _NotWired:
-    """Space management, until it is a part of the service."""
-
-    only_plans = False
-
-    def trigger(self) -> Requested:
-        raise _Later("space management comes with a later version")
-
-    async def dry_run(self) -> DryRun:
-        raise _Later("space management comes with a later version")
-
-
-class _Later(Refused):
-    code = "not_implemented"
-    status = 501
 
 
 async def _telling(part: Callable[[], Awaitable[None]]) -> None:

@@ -43,6 +43,8 @@ class Copy:
     published_at: float | None
 
 
+_PATHS_AT_ONCE: Final = 500  # SQLite's limit of variables was 999 for long
+
 _SELECT: Final = (
     "SELECT torrent_id, job_id, destination, save_root, category, name, verification,"
     " bytes, begun_at, published_at FROM copies"
@@ -103,6 +105,32 @@ def claims(connection: sqlite3.Connection, path: str) -> list[tuple[TorrentId, b
             "SELECT torrent_id, ours FROM copy_files WHERE path = ?", (path,)
         )
     ]
+
+
+def published_files(
+    connection: sqlite3.Connection, paths: Sequence[str]
+) -> dict[str, list[tuple[TorrentId, CopyFile]]]:
+    """What is published at these paths, by path: whose it is, and how it was recorded."""
+    found: dict[str, list[tuple[TorrentId, CopyFile]]] = {}
+    for start in range(0, len(paths), _PATHS_AT_ONCE):
+        some = paths[start : start + _PATHS_AT_ONCE]
+        for torrent_id, *values in connection.execute(
+            "SELECT torrent_id, idx, path, size, mtime_ns, ours, inode"
+            f" FROM copy_files JOIN copies USING (torrent_id)"
+            f" WHERE path IN ({', '.join('?' * len(some))}) AND published_at IS NOT NULL",
+            some,
+        ):
+            idx, path, size, mtime_ns, ours, inode = values
+            file = CopyFile(
+                index=idx,
+                path=path,
+                size_bytes=size,
+                mtime_ns=mtime_ns,
+                ours=bool(ours),
+                inode=inode,
+            )
+            found.setdefault(path, []).append((TorrentId(torrent_id), file))
+    return found
 
 
 def begin(connection: sqlite3.Connection, copy: Copy, entries: Sequence[CopyFile]) -> None:

@@ -62,7 +62,7 @@ def _select(connection: sqlite3.Connection, rest: str, values: Iterable[object] 
     return [_job(row) for row in rows]
 
 
-def _alive_with(connection: sqlite3.Connection, hashes: Sequence[str]) -> list[Job]:
+def alive_with(connection: sqlite3.Connection, hashes: Sequence[str]) -> list[Job]:
     """Live jobs of any of these hashes, notified or resolved, oldest first.
 
     The indexes are named: with 10,000 live jobs the planner would go through them all.
@@ -116,7 +116,7 @@ def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now
 
     The caller knows most duplicates from memory; only the journal knows all of them.
     """
-    live = _alive_with(connection, (n.hash,))
+    live = alive_with(connection, (n.hash,))
     if live:
         return raise_priority(connection, live[0].id, n.priority, now=now)
     row = connection.execute(
@@ -180,6 +180,18 @@ def recent(connection: sqlite3.Connection, limit: int) -> list[Job]:
         f"WHERE finished_at IS NOT NULL AND NOT {ALIVE} ORDER BY finished_at DESC LIMIT ?",
         (limit,),
     )
+
+
+def newest_states(connection: sqlite3.Connection) -> dict[str, JobState]:
+    """How the newest job of each torrent stands, by torrent id; by hash while that is unknown."""
+    return {
+        key: JobState(state)
+        for key, state, _ in connection.execute(
+            # Beside max() SQLite gives the other columns of the same row.
+            "SELECT coalesce(torrent_id, hash), state, max(seq) FROM jobs"
+            " WHERE state <> 'merged' GROUP BY 1"
+        )
+    }
 
 
 def alive(connection: sqlite3.Connection) -> list[Job]:
@@ -301,7 +313,7 @@ def again(
             f"the job {job_id} is {job.state}; only a failed, cancelled or cleared one "
             "can be queued again"
         )
-    others = _alive_with(connection, (job.hash, job.torrent_id or job.hash))
+    others = alive_with(connection, (job.hash, job.torrent_id or job.hash))
     if others:
         raise WrongState(
             f"the torrent has the job {others[0].id} already, which is "
@@ -358,7 +370,7 @@ def resolve(
         changes={"torrent_id": torrent_id, "name": name, "category": category},
     )
     names = sorted({torrent_id, *hashes} - {""})
-    others = [o for o in _alive_with(connection, names) if o.id != job_id]
+    others = [o for o in alive_with(connection, names) if o.id != job_id]
     # A later job that runs but has not resolved yet will come here and find this one.
     winner = next(
         (

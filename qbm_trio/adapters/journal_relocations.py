@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from ..core.errors import QbmError
 from ..core.model import TorrentId
 from ..core.relocation import (
     BACK,
-    FORWARD,
+    CAN_STOP,
     UNDONE_BY_RESTART,
     Event,
     IllegalStep,
@@ -28,16 +28,16 @@ from ..core.relocation import (
     may_delete,
 )
 from ..core.space_runs import FailedGroup, RunFigures, SpaceRun, SparedSum
-from .journal_jobs import count
+from .journal_jobs import alive_with, count
 
 _NAMES: Final = tuple(Relocation.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(f'"{name}"' for name in _NAMES)
 _OPEN: Final = "step NOT IN ('done', 'undone', 'moved', 'gone')"
-_FLAGS: Final = ("was_running", "force_start", "auto_management")
+_FLAGS: Final = ("was_running", "force_start", "auto_management", "failed", "tier_anew")
 
 
 class AlreadyRelocating(QbmError):
-    """A torrent of the group has an open relocation already; nothing was recorded."""
+    """A torrent of the group has an open relocation or a live job; nothing was recorded."""
 
     code = "already_relocating"
 
@@ -54,16 +54,16 @@ def begin(
         The rows as they are now: with their ids, at `Step.PREPARING`.
 
     Raises:
-        AlreadyRelocating: one of them is being relocated.
+        AlreadyRelocating: one of them is being relocated, or copied to the HDD.
     """
+    torrent_ids = [relocation.torrent_id for relocation in group]
     marks = ", ".join("?" * len(group))
-    taken = _select(
-        connection,
-        f"WHERE {_OPEN} AND torrent_id IN ({marks})",
-        [relocation.torrent_id for relocation in group],
-    )
+    taken = _select(connection, f"WHERE {_OPEN} AND torrent_id IN ({marks})", torrent_ids)
     if taken:
         raise AlreadyRelocating(f"{taken[0].name!r} is being relocated already: {taken[0].step}")
+    jobs = alive_with(connection, torrent_ids)
+    if jobs:
+        raise AlreadyRelocating(f"{jobs[0].name!r} has a job: {jobs[0].id} is {jobs[0].state}")
     rows = []
     for relocation in group:
         values = asdict(relocation) | {
@@ -73,6 +73,9 @@ def begin(
             "begun_at": now,
             "updated_at": now,
             "checked_at": None,
+            "failed": False,
+            "tier_anew": False,
+            "freed_bytes": 0,
         }
         (row,) = connection.execute(
             f"INSERT INTO relocations ({_COLUMNS})"
@@ -91,6 +94,8 @@ def step(
     expected: Step,
     now: float,
     error: str | None = None,
+    tier_anew: bool = False,
+    freed_bytes: int = 0,
 ) -> list[Relocation]:
     """Move relocations from ``expected`` to what the table says, all or none.
 
@@ -101,6 +106,8 @@ def step(
         expected: the step at which the caller knows them.
         now: epoch seconds UTC.
         error: why; added to what the row says already.
+        tier_anew: the copy is not what was verified; kept once it is said.
+        freed_bytes: by the deletion; added to what the row says already.
 
     Returns:
         The rows as they are now.
@@ -118,8 +125,14 @@ def step(
                 f"the relocation {relocation_id} of {was.name!r} is {was.step},"
                 f" not {expected} any more; it cannot {event}"
             )
+        was = replace(
+            was,
+            failed=was.failed or event in (Event.FAIL, Event.MOVED),
+            tier_anew=was.tier_anew or tier_anew,
+            freed_bytes=was.freed_bytes + freed_bytes,
+        )
         moved.append(_move(connection, was, target, now=now, error=error))
-    if target is Step.DELETING:
+    if (expected, target) == (Step.WAITING, Step.DELETING):
         for relocation in moved:
             _check_group(connection, relocation)
     return moved
@@ -130,11 +143,13 @@ def undo_group(
 ) -> list[Relocation]:
     """Turn back what is still on its way to the HDD; return the whole group.
 
-    A group whose deletion has begun is never changed by this: all its torrents are past it.
+    Once its deletion has begun there is no way back: nothing more is deleted then.
     """
     return [
-        _move(connection, row, after(row.step, Event.FAIL), now=now, error=error)
-        if row.step in FORWARD
+        _move(
+            connection, replace(row, failed=True), after(row.step, Event.FAIL), now=now, error=error
+        )
+        if row.step in CAN_STOP
         else row
         for row in group_rows(connection, run_id, group)
     ]
@@ -150,12 +165,27 @@ def recover(connection: sqlite3.Connection, *, now: float) -> list[Relocation]:
             target = after(row.step, Event.INTERRUPT)
             why = f"the service stopped while it was {row.step}"
             _move(connection, row, target, now=now, error=why)
-    for run_id, group in {(r.run_id, r.group) for r in open_ones(connection) if r.step in FORWARD}:
+    for run_id, group in {(r.run_id, r.group) for r in open_ones(connection) if r.step in CAN_STOP}:
         others = [row for row in group_rows(connection, run_id, group) if row.step in BACK]
         if others:
-            why = f"its group goes back to the SSD with {others[0].name!r}"
+            why = f"its group ends with {others[0].name!r}"
             undo_group(connection, run_id, group, now=now, error=why)
     return open_ones(connection)
+
+
+def interrupt(connection: sqlite3.Connection, *, now: float) -> list[Relocation]:
+    """The service stops: what is not past ``setLocation`` is to be undone; return that."""
+    return [
+        _move(
+            connection,
+            row,
+            after(row.step, Event.INTERRUPT),
+            now=now,
+            error=f"the service stopped while it was {row.step}",
+        )
+        for row in open_ones(connection)
+        if row.step in (Step.PREPARING, Step.STOPPING)
+    ]
 
 
 def get(connection: sqlite3.Connection, relocation_id: int) -> Relocation:
@@ -186,33 +216,28 @@ def last_of(connection: sqlite3.Connection, torrent_id: TorrentId) -> Relocation
     return rows[0] if rows else None
 
 
+def newest(connection: sqlite3.Connection) -> dict[TorrentId, Relocation]:
+    """Each torrent's newest relocation, open or ended."""
+    rows = _select(connection, "WHERE id IN (SELECT max(id) FROM relocations GROUP BY torrent_id)")
+    return {row.torrent_id: row for row in rows}
+
+
 # -- runs
 
 
-def run_begin(connection: sqlite3.Connection, run_id: RunId, *, by_hand: bool, now: float) -> None:
-    """Record that a run begins; a dry run is none."""
+def add_run(connection: sqlite3.Connection, run: SpaceRun) -> None:
+    """Record a run that has ended, and count it; a dry run is none."""
     connection.execute(
-        "INSERT INTO space_runs (id, by_hand, begun_at) VALUES (?, ?, ?)", (run_id, by_hand, now)
-    )
-
-
-def run_end(
-    connection: sqlite3.Connection, run_id: RunId, figures: RunFigures, *, now: float
-) -> None:
-    """Record what came of a run, and count it."""
-    connection.execute(
-        "UPDATE space_runs SET ended_at = ?, figures = ? WHERE id = ?",
-        (now, json.dumps(asdict(figures)), run_id),
+        "INSERT INTO space_runs (id, by_hand, begun_at, ended_at, figures) VALUES (?, ?, ?, ?, ?)",
+        (run.id, run.by_hand, run.begun_at, run.ended_at, json.dumps(asdict(run.figures))),
     )
     count(connection, "space_management_runs")
-    count(connection, "bytes_freed", max(0, figures.freed_bytes))
 
 
 def last_run(connection: sqlite3.Connection) -> SpaceRun | None:
-    """The newest run that has ended; one that was killed never has."""
+    """The newest run; one in which the service was killed has left no trace."""
     row = connection.execute(
-        "SELECT id, by_hand, begun_at, ended_at, figures FROM space_runs"
-        " WHERE ended_at IS NOT NULL ORDER BY seq DESC LIMIT 1"
+        "SELECT id, by_hand, begun_at, ended_at, figures FROM space_runs ORDER BY seq DESC LIMIT 1"
     ).fetchone()
     if row is None:
         return None
@@ -234,8 +259,7 @@ def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
         f"DELETE FROM relocations WHERE updated_at < ? AND NOT {_OPEN}", (finished_before,)
     ).rowcount
     connection.execute(
-        "DELETE FROM space_runs WHERE begun_at < ? AND seq <"
-        " (SELECT max(seq) FROM space_runs WHERE ended_at IS NOT NULL)",
+        "DELETE FROM space_runs WHERE begun_at < ? AND seq < (SELECT max(seq) FROM space_runs)",
         (finished_before,),
     )
     return gone
@@ -243,17 +267,30 @@ def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
 
 # -- rows
 
+_CHECKED: Final = {(Step.CHECKING, Step.RESTORING), (Step.REPAIRING, Step.DELETING)}
+"""Moves that mean that qBittorrent's recheck on the HDD has passed."""
+
 
 def _move(
     connection: sqlite3.Connection, was: Relocation, to: Step, *, now: float, error: str | None
 ) -> Relocation:
     if to is Step.DONE:
         count(connection, "torrents_relocated")
+        count(connection, "bytes_freed", was.freed_bytes)
     said = "; then ".join(filter(None, (was.error, error))) or None
     (row,) = connection.execute(
-        "UPDATE relocations SET step = ?, updated_at = ?, error = ?, checked_at = ? WHERE id = ?"
-        f" RETURNING {_COLUMNS}",
-        (to, now, said, now if to is Step.RESTORING else was.checked_at, was.id),
+        "UPDATE relocations SET step = ?, updated_at = ?, error = ?, checked_at = ?,"
+        f" failed = ?, tier_anew = ?, freed_bytes = ? WHERE id = ? RETURNING {_COLUMNS}",
+        (
+            to,
+            now,
+            said,
+            now if (was.step, to) in _CHECKED else was.checked_at,
+            was.failed,
+            was.tier_anew,
+            was.freed_bytes,
+            was.id,
+        ),
     )
     return _relocation(row)
 

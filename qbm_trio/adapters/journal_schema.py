@@ -103,6 +103,12 @@ MIGRATIONS: Final = (
         WHERE step NOT IN ('done', 'undone', 'moved', 'gone');
     CREATE INDEX relocations_by_group ON relocations (run_id, "group");
     """,
+    """
+    ALTER TABLE relocations ADD COLUMN failed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE relocations ADD COLUMN tier_anew INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE relocations ADD COLUMN freed_bytes INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX relocations_by_torrent ON relocations (torrent_id);
+    """,
 )
 
 VERSION: Final = len(MIGRATIONS)

@@ -60,6 +60,17 @@ def map_path(path: str, mappings: Sequence[tuple[str, str]]) -> str:
     return (best[1].rstrip("/") + rest) or "/"
 
 
+def unmap_path(path: str, mappings: Sequence[tuple[str, str]]) -> str | None:
+    """Turn the service's path into qBittorrent's; None if no mapping leads back to it."""
+    candidates = [path]
+    for theirs, ours in mappings:
+        bare = ours.rstrip("/")
+        if path == bare or path.startswith(f"{bare}/"):
+            candidates.append((theirs.rstrip("/") + path[len(bare) :]) or "/")
+    # What several mappings cover is decided by the one that reads it back.
+    return next((p for p in reversed(candidates) if map_path(p, mappings) == path), None)
+
+
 def below(path: str, root: str) -> PurePosixPath | None:
     """Return ``path`` relative to ``root``, or None if it is not below it.
 

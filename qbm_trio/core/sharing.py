@@ -35,6 +35,7 @@ class Group:
     files: tuple[SsdFile, ...]  #: by torrent, then path
     frees_bytes: int  #: what deleting the files would free; data that is shared counts once
     held_bytes: int  #: what would stay, as it is hardlinked from outside the group
+    estimated: bool = False  #: not looked for on the disk yet: no files, and qBittorrent's size
 
 
 def groups(torrent_ids: Iterable[TorrentId], files: Iterable[SsdFile]) -> tuple[Group, ...]:

@@ -37,6 +37,9 @@ class Spared(StrEnum):
     ERROR = "error"  #: qBittorrent reports an error or missing files
     BUSY = "busy"  #: moving or checking
     INCOMPLETE = "incomplete"
+    UNUSABLE = "unusable"  #: a path of it cannot be relied on
+    UNWANTED_FILE = "unwanted_file"  #: one is on the SSD without a copy: it would be moved along
+    RELOCATION_FAILED = "relocation_failed"  #: not long ago, and its copy was not made anew since
     LAST_JOB_ENDED_BADLY = "last_job_ended_badly"  #: failed, cancelled or cleared
     FREES_NOTHING = "frees_nothing"  #: all its data is hardlinked from outside its group
     TIERING = "tiering"  #: a job of it is queued, waiting or running
@@ -55,6 +58,7 @@ class Facts:
     last_job: JobState | None = None  #: how its newest job stands; None when it had none
     alive_job: bool = False  #: it has a job that is queued, waiting or running
     relocating: bool = False  #: the journal has an open relocation of it
+    obstacle: tuple[Spared, str] | None = None  #: found on the disk or in the journal; why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,6 +336,8 @@ def _fault(facts: Facts) -> tuple[Spared, str] | None:
     not_ready = why_not_ready(torrent, ())
     if not_ready is not None:
         return _unready(torrent), not_ready
+    if facts.obstacle is not None:
+        return facts.obstacle
     if facts.alive_job:
         return Spared.TIERING, "a job to copy it to the HDD is queued or under way"
     if facts.last_job in _ENDED:
@@ -352,7 +358,7 @@ def _unready(torrent: Torrent) -> Spared:
 
 
 def _frees_nothing(group: Group) -> str:
-    if not group.files:
+    if not (group.files or group.estimated):
         return "none of its files are on the SSD"
     if group.held_bytes == 0:
         return "its files occupy no space on the SSD"

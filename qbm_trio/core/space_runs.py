@@ -49,6 +49,7 @@ class RunFigures:
     failures: tuple[FailedGroup, ...] = ()  #: the first `FAILURES_KEPT` of them
     spared: Mapping[str, SparedSum] = field(default_factory=dict)  #: by reason
     problem: str | None = None  #: why the run could not be made, or ended early
+    paused: str | None = None  #: why no run begins by itself until one is triggered by hand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,11 @@ import time
 from contextlib import aclosing
 from functools import partial
 from sqlite3 import Connection
+from typing import Final
 
 from trio_util import periodic
 
-from ..adapters import journal_jobs
+from ..adapters import journal_jobs, journal_relocations
 from ..adapters.journal import Journal
 from ..core.errors import JournalUnwritable
 from .observer import Observer
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 15.0
 PRUNE_EVERY = 240
 """Old jobs are looked for once in so many rounds: once an hour."""
+_PRUNED: Final = (("jobs", journal_jobs.prune), ("relocations", journal_relocations.prune))
 
 
 async def keep_house(observer: Observer, journal: Journal, retention_s: float) -> None:
@@ -34,9 +36,10 @@ async def keep_house(observer: Observer, journal: Journal, retention_s: float) -
                 await observer.save_counters()
                 if number % PRUNE_EVERY == 0:
                     before = time.time() - retention_s
-                    gone = await journal.do(partial(journal_jobs.prune, finished_before=before))
-                    if gone:
-                        log.info("forgot %d jobs that ended long ago", gone)
+                    for what, prune in _PRUNED:
+                        gone = await journal.do(partial(prune, finished_before=before))
+                        if gone:
+                            log.info("forgot %d %s that ended long ago", gone, what)
             except JournalUnwritable as error:
                 log.error("%s", error)
             number += 1

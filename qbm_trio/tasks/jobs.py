@@ -69,8 +69,13 @@ class Jobs:
 
     # -- from HTTP
 
-    async def accept(self, n: Notification) -> Accepted:
+    async def accept(self, n: Notification, *, bounded: bool = True) -> Accepted:
         """Take a notification; return once its job is on disk.
+
+        Args:
+            n: what is notified.
+            bounded: False for what the service itself needs done: never refused for want
+                of a place.
 
         Cancellation: the job is accepted all the same.
 
@@ -94,7 +99,7 @@ class Jobs:
                 return again
             # It ended while its higher priority was on the way to the disk: a new job.
         # No checkpoint from here to `_arriving`: two tasks would both admit the hash.
-        self.queue.reserve()
+        self.queue.reserve(bounded=bounded)
         job_id = JobId(secrets.token_hex(8))
         position: list[int] = []
         pending = self._journal.submit(

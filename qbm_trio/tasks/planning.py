@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from ..adapters import journal_copies, metainfo
+from ..adapters import journal_copies, journal_relocations, metainfo
 from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
@@ -33,6 +33,7 @@ from ..core.placement import (
     save_root,
 )
 from ..core.readiness import why_not_ready
+from ..core.relocation import OPEN
 
 UNKNOWN_FOR_S: Final = 60.0
 """How long a job at least waits for a torrent that qBittorrent does not know (yet)."""
@@ -131,6 +132,18 @@ class Planner:
                 raise
         # The v1 hash of a hybrid: only the list of all torrents tells.
         return await self._client.torrent(await self._client.find(hash_, list_after=list_after))
+
+    async def require_not_relocating(self, job: Job, torrent: Torrent) -> None:
+        """Prove that no relocation of the torrent is under way.
+
+        One that begins later sees this job, which is running, and does not.
+
+        Raises:
+            MustWait: there is one.
+        """
+        last = await self._journal.do(partial(journal_relocations.last_of, torrent_id=torrent.id))
+        if last is not None and last.step in OPEN:
+            raise self._not_ready(job, f"it is being relocated ({last.step})")
 
     def place(self, job: Job, torrent: Torrent) -> Place:
         """On which tier its data is, once it stays there.

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..adapters.copying import CopyOptions
+from ..adapters.journal import Journal
+from ..core.client import QbittorrentClient
+from ..core.roots import Roots
 from ..core.tags import LocationTags
 from ..settings import Settings
+from .jobs import Jobs
+from .relocation import Relocator
+from .relocation_proofs import Proofs
+from .relocation_steps import Steps
+from .space import SpaceManagement, SpacePolicy
+from .space_run import Outside, tier_anew
+from .ssd_lists import SsdLists
 from .tagging import TaggingPolicy
 from .tiering import Policy
+from .tiers import Tiers
 
 
 def tiering_policy(settings: Settings) -> Policy:
@@ -35,4 +48,50 @@ def tagging_policy(settings: Settings) -> TaggingPolicy:
         tags=LocationTags(ssd=settings.ssd_location_tag, hdd=settings.hdd_location_tag),
         enabled=settings.enable_location_tagging,
         dry_run=settings.dry_run,
+    )
+
+
+def space_management(
+    settings: Settings,
+    *,
+    client: QbittorrentClient,
+    jobs: Jobs,
+    journal: Journal,
+    tiers: Tiers,
+) -> SpaceManagement:
+    """Space management and what it consists of."""
+    roots = Roots(
+        ssd=settings.download_path_ssd,
+        hdd=settings.final_dest_base_hdd,
+        path_mappings=settings.path_mappings,
+    )
+    tags = (settings.ssd_location_tag, settings.hdd_location_tag)
+    lists = SsdLists(roots, client=client, tiers=tiers)
+    steps = Steps(
+        roots,
+        location_tags=tags if settings.enable_location_tagging else None,
+        grace_s=settings.delete_grace_s,
+        client=client,
+        tiers=tiers,
+        proofs=Proofs(
+            roots,
+            lists=lists,
+            client=client,
+            journal=journal,
+            tiers=tiers,
+            nice=settings.copy_operation_nice_level,
+        ),
+        tier_anew=partial(tier_anew, jobs),
+    )
+    return SpaceManagement(
+        SpacePolicy(
+            roots=roots,
+            threshold_bytes=settings.threshold_bytes,
+            target_bytes=settings.target_bytes,
+            interval_s=settings.space_check_interval_s,
+            dry_run=settings.dry_run,
+        ),
+        Outside(roots=roots, client=client, jobs=jobs, journal=journal, lists=lists),
+        tiers=tiers,
+        relocator=Relocator(steps, client=client, journal=journal),
     )

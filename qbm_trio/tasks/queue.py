@@ -40,13 +40,16 @@ class JobQueue:
     def __len__(self) -> int:
         return len(self._order)
 
-    def reserve(self) -> None:
+    def reserve(self, *, bounded: bool = True) -> None:
         """Hold a place for a job that is on its way to the journal. Never blocks.
+
+        Args:
+            bounded: False: also beyond the capacity.
 
         Raises:
             QueueFull: no place; nothing was changed.
         """
-        if len(self._order) + self._reserved >= self.capacity:
+        if bounded and len(self._order) + self._reserved >= self.capacity:
             raise QueueFull(
                 f"the queue is full ({self.capacity} jobs); nothing was accepted; "
                 "send again later, or raise QUEUE_CAPACITY"

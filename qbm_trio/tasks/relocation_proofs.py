@@ -5,20 +5,26 @@ Asked anew each time: a plan is old as soon as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from ..adapters import journal_copies
+import trio
+
+from ..adapters import journal_copies, metainfo
+from ..adapters.computing import compute
+from ..adapters.copying import CopyItem, identical
 from ..adapters.journal import Journal
-from ..adapters.ssd_deletion import JudgedFile, judge_files
+from ..adapters.journal_copies import CopyFile
+from ..adapters.ssd_deletion import FileIdentity, JudgedFile, judge_files
+from ..adapters.ssd_files import real_places
 from ..core.client import QbittorrentClient
-from ..core.errors import JobError
-from ..core.model import Torrent
-from ..core.placement import PlannedFile, below, map_path, plan_files, save_root
-from ..core.readiness import SEEDING
+from ..core.errors import JobError, TorrentUnknown
+from ..core.model import TorrentId
+from ..core.placement import PlannedFile, plan_files
 from ..core.relocation import Relocation
+from ..core.roots import Roots
+from .ssd_lists import Listed, SsdLists
 from .tiers import Tiers
 
 
@@ -28,114 +34,208 @@ class NotAsPlanned(JobError):
     code = "not_as_planned"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Roots:
-    """The tiers' folders as the service sees them, and how qBittorrent's paths map to them."""
+class CopyChanged(NotAsPlanned):
+    """The HDD does not hold the copy that was verified: it must be made again."""
 
-    ssd: Path
-    hdd: Path
-    path_mappings: tuple[tuple[str, str], ...]
-
-    def mapped(self, path: str) -> str:
-        """QBittorrent's path as the service sees it."""
-        return map_path(path, self.path_mappings)
-
-
-def require_at_hdd(row: Relocation, torrent: Torrent) -> None:
-    """Raise `NotAsPlanned` unless qBittorrent has the torrent complete on the HDD."""
-    at_hdd = PurePosixPath(torrent.content_path).is_relative_to(row.to_path)
-    if torrent.state not in SEEDING or not at_hdd:
-        raise NotAsPlanned(
-            f"it is {torrent.state} at {torrent.content_path}, not complete at {row.to_path}"
-        )
+    code = "copy_changed"
 
 
 class Proofs:
     """Proves what relocations depend on. Changes nothing."""
 
     def __init__(
-        self, roots: Roots, *, client: QbittorrentClient, journal: Journal, tiers: Tiers
+        self,
+        roots: Roots,
+        *,
+        lists: SsdLists,
+        client: QbittorrentClient,
+        journal: Journal,
+        tiers: Tiers,
+        nice: int,
     ) -> None:
+        """``nice`` is for the threads that read whole copies again."""
         self._roots = roots
+        self._lists = lists
         self._client = client
         self._journal = journal
         self._tiers = tiers
+        self._nice = nice
+        self._computing = trio.CapacityLimiter(1)
+        self._reading = trio.CapacityLimiter(1)
 
-    async def _planned(self, row: Relocation) -> tuple[PlannedFile, ...]:
+    async def _planned(self, row: Relocation) -> tuple[Listed, tuple[PlannedFile, ...]]:
         """The torrent's files as they are listed now, at both places."""
-        files = await self._client.files(row.torrent_id)
-        root = below(self._roots.mapped(row.from_path), str(self._roots.ssd))
-        destination = below(self._roots.mapped(row.to_path), str(self._roots.hdd))
+        listed = await self._lists.of(await self._client.torrent(row.torrent_id))
+        root = self._roots.on_ssd(row.from_path)
+        destination = self._roots.on_hdd(row.to_path)
         if root is None or destination is None:
             raise NotAsPlanned(f"{row.from_path} or {row.to_path} is not on its tier any more")
-        return plan_files(files, root_on_ssd=root, destination=destination)
+        return listed, plan_files(listed.files, root_on_ssd=root, destination=destination)
 
     async def whole_copy(self, row: Relocation) -> tuple[JudgedFile, ...]:
         """Prove that each file on the SSD, wanted or not, has its recorded copy on the HDD.
 
         Raises:
-            NotAsPlanned: one has not, or its copy was changed.
+            CopyChanged: one has not, or its copy was changed.
+            NotAsPlanned: a file is there that qBittorrent would move along.
             MustWait: a tier is not mounted.
         """
         await self._tiers.require()
-        planned = await self._planned(row)
-        record = {
-            file.path: file
-            for file in await self._journal.do(
-                partial(journal_copies.files, torrent_id=row.torrent_id)
-            )
-        }
+        listed, planned = await self._planned(row)
+        recorded = await self._journal.do(
+            partial(journal_copies.published_files, paths=[str(f.on_hdd) for f in planned])
+        )
         judged = await judge_files(
             [(self._roots.ssd / f.on_ssd, self._roots.hdd / f.on_hdd) for f in planned],
             limiter=self._tiers.hdd.limiter,
         )
         for file, both in zip(planned, judged, strict=True):
-            known = record.get(str(file.on_hdd))
-            if file.wanted and both.copy is None:
-                raise NotAsPlanned(f"{both.copy_path} is missing")
-            if both.copy is not None and (
-                known is None
-                or (known.size_bytes, known.mtime_ns) != (both.copy.size_bytes, both.copy.mtime_ns)
+            if both.copy is None and file.wanted:
+                raise CopyChanged(f"{both.copy_path} is missing")
+            if both.copy is not None and not _is_recorded(
+                both.copy, recorded.get(str(file.on_hdd), ())
             ):
-                raise NotAsPlanned(f"{both.copy_path} is not the copy that was verified")
-            if both.file is not None and both.copy is None:
-                raise NotAsPlanned(
-                    f"{both.path} is not wanted in qBittorrent, but is on the SSD and has no "
-                    "copy: qBittorrent would move it"
-                )
+                raise CopyChanged(f"{both.copy_path} is not the copy that was verified")
+        await self._require_nothing_else(listed, judged)
         return judged
 
-    async def require_unclaimed(self, group: Sequence[Relocation]) -> None:
-        """Prove that no torrent outside the group lists a file that is about to be deleted.
+    async def _require_nothing_else(self, listed: Listed, judged: Sequence[JudgedFile]) -> None:
+        """Prove that no file is on the SSD but those with a copy, under whatever name.
 
-        One call, and one more for each torrent whose folders overlap.
+        An unfinished or unwanted file may be there as ``x.!qB`` or in ``.unwanted/``.
+        """
+        found = await self._lists.found([listed])
+        for problem in found.problems.values():
+            raise NotAsPlanned(str(problem))
+        inodes = {
+            (both.file.device, both.file.inode)
+            for both in judged
+            if both.file is not None and both.copy is not None
+        }
+        for file in found.files:
+            if file.inode not in inodes:
+                raise NotAsPlanned(
+                    f"{file.path} is on the SSD and has no copy{'' if file.wanted else ': it is '}"
+                    f"{'' if file.wanted else 'not wanted in qBittorrent'}; qBittorrent would "
+                    "move it; delete it, or have it copied (select it, then notify the torrent)"
+                )
+
+    async def two_places(self, judged: Sequence[JudgedFile]) -> None:
+        """Prove that no folder of the HDD is one of the SSD's under another name.
 
         Raises:
-            NotAsPlanned: one does.
+            SameStorage: one is.
         """
-        ours = {
-            str(self._roots.ssd / file.on_ssd) for row in group for file in await self._planned(row)
+        folders = {
+            (both.path.parent, both.copy_path.parent)
+            for both in judged
+            if both.file is not None and both.copy is not None
         }
-        members = {row.torrent_id for row in group}
-        folders = {str(Path(path).parent) for path in ours}
-        for torrent in await self._client.torrents():
-            if torrent.id in members or not self._overlaps(torrent, folders):
-                continue
-            files = await self._client.files(torrent.id)
-            root = self._roots.mapped(save_root(torrent, files))
-            for file in files:
-                if str(PurePosixPath(root) / file.name) in ours:
-                    raise NotAsPlanned(f"{torrent.name!r} has {file.name} too")
+        for on_ssd, on_hdd in sorted(folders):
+            await self._tiers.check_not_aliased(on_ssd, on_hdd)
 
-    def _overlaps(self, torrent: Torrent, folders: set[str]) -> bool:
-        for path in (torrent.save_path, torrent.content_path):
-            mapped = PurePosixPath(self._roots.mapped(path))
-            if (
-                any(
-                    mapped.is_relative_to(folder) or PurePosixPath(folder).is_relative_to(mapped)
-                    for folder in folders
-                )
-                or str(mapped.parent) in folders
-            ):
-                return True
-        return False
+    # -- other torrents
+
+    async def claimed(
+        self, group: Sequence[Relocation], *, max_age_s: float = 0.0
+    ) -> frozenset[str]:
+        """The real paths on the SSD that stand in the list of a torrent outside the group.
+
+        One call, none if all were listed that recently, and one more for each torrent
+        that could list one of them.
+
+        Raises:
+            QbittorrentError: it cannot be found out.
+        """
+        lists = [(await self._planned(row))[0].at(row.from_path) for row in group]
+        ours = {file.path for file in (await self._lists.found(lists)).files}
+        others = await self._others(
+            group, ours, max_age_s=max_age_s, limiter=self._tiers.ssd.limiter
+        )
+        theirs = {file.path for file in (await self._lists.found(others)).files}
+        return frozenset(ours & theirs)
+
+    async def claimants(
+        self, row: Relocation, *, max_age_s: float = 0.0
+    ) -> dict[TorrentId, frozenset[str]]:
+        """Which other torrents list files of this one's copy on the HDD.
+
+        Returns:
+            Real paths, by torrent.
+        """
+        _, planned = await self._planned(row)
+        ours = {str(self._roots.hdd / file.on_hdd) for file in planned}
+        limiter = self._tiers.hdd.limiter
+        real = set((await real_places(ours, limiter=limiter)).values())
+        found = {}
+        for listed in await self._others([row], real, max_age_s=max_age_s, limiter=limiter):
+            root = self._roots.mapped(listed.root)
+            theirs = [str(PurePosixPath(root) / file.name) for file in listed.files]
+            shared = real & set((await real_places(theirs, limiter=limiter)).values())
+            if shared:
+                found[listed.torrent.id] = frozenset(shared)
+        return found
+
+    async def _others(
+        self,
+        group: Sequence[Relocation],
+        paths: Collection[str],
+        *,
+        max_age_s: float,
+        limiter: trio.CapacityLimiter,
+    ) -> list[Listed]:
+        """The lists of torrents outside the group that could name one of these paths."""
+        members = {row.torrent_id for row in group}
+        torrents = await self._lists.torrents(max_age_s=max_age_s)
+        others = [torrent for torrent in torrents if torrent.id not in members]
+        lists = []
+        for torrent in await self._lists.could_list(others, paths, limiter=limiter):
+            try:
+                lists.append(await self._lists.of(torrent))
+            except TorrentUnknown:
+                continue  # removed since all were listed
+        return lists
+
+    async def hash_again(self, row: Relocation, shared: Collection[str]) -> None:
+        """Prove by the torrent's piece hashes that these files of its copy are whole.
+
+        Another torrent has them too, and may have written to them since.
+
+        Args:
+            row: whose copy.
+            shared: real paths; those of other copies are ignored.
+
+        Cancellation:
+            Prompt.
+
+        Raises:
+            CopyChanged: one is not.
+        """
+        _, planned = await self._planned(row)
+        paths = {file.index: str(self._roots.hdd / file.on_hdd) for file in planned if file.wanted}
+        real = await real_places(paths.values(), limiter=self._tiers.hdd.limiter)
+        sought = {index: Path(real[p]) for index, p in paths.items() if real[p] in shared}
+        if not sought:
+            return
+        exported = await self._client.export(row.torrent_id)
+        meta = await compute(partial(metainfo.parse, exported), limiter=self._computing)
+        items = [
+            CopyItem(
+                index=file.index,
+                source=self._roots.ssd / file.on_ssd,
+                size_bytes=file.size_bytes,
+                wanted=file.wanted,
+                staged=None,
+            )
+            for file in planned
+        ]
+        whole = await identical(meta, items, sought, limiter=self._reading, nice=self._nice)
+        for index, path in sought.items():
+            if index not in whole:
+                raise CopyChanged(f"{path}, which another torrent has too, is not whole any more")
+
+
+def _is_recorded(copy: FileIdentity, records: Sequence[tuple[TorrentId, CopyFile]]) -> bool:
+    return any(
+        (file.size_bytes, file.mtime_ns) == (copy.size_bytes, copy.mtime_ns) for _, file in records
+    )

@@ -117,6 +117,7 @@ class Tiering:
         if running.job.state is JobState.MERGED:
             return None
         rename_job(torrent.name)  # the notification's was only a hint
+        await self._planner.require_not_relocating(running.job, torrent)
         place = self._planner.place(running.job, torrent)
         if place is Place.ELSEWHERE:
             running.note = self._planner.why_elsewhere(torrent)

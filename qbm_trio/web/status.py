@@ -195,13 +195,15 @@ def status_answer(o: Overview) -> StatusAnswer:
 
 
 def _run(run: SpaceRun) -> SpaceRunStatus:
+    figures = asdict(run.figures)
+    del figures["paused"]  # stands beside the run: it is about those to come
     return SpaceRunStatus.model_validate(
         {
             "id": run.id,
             "by_hand": run.by_hand,
             "begun_at": run.begun_at,
             "ended_at": run.ended_at,
-            **asdict(run.figures),
+            **figures,
         }
     )
 

@@ -16,8 +16,8 @@ from qbm_trio.adapters import journal_relocations
 from qbm_trio.core.model import Outcome, TorrentId
 from qbm_trio.core.relocation import Relocation, RunId, Step
 from qbm_trio.core.space import RELOCATING_TAG
-from qbm_trio.tasks.relocation import Relocator
-from qbm_trio.tasks.relocation_proofs import Roots
+from qbm_trio.tasks.relocation import GroupWatch
+from qbm_trio.tasks.relocation_steps import Result, Steps
 from tests.rig.inside import Inside, give, inside, put, tags
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
 from tests.rig.torrents import make_torrent
@@ -44,22 +44,11 @@ async def tiered(
     tmp_path: Path, qbt: Qbt, name: str, **options: Any
 ) -> AsyncIterator[tuple[Inside, TorrentId, dict[Path, bytes]]]:
     """A torrent with a verified copy; what its files on the SSD hold."""
-    async with inside(tmp_path, qbt.url) as service:
+    async with inside(tmp_path, qbt.url, DELETE_GRACE_S="0") as service:
         torrent = put(qbt, service.ssd / "tv", name, FILES, category="tv", **options)
         assert (await service.tier(torrent.id)).outcome is Outcome.TIERED
         content = {p: p.read_bytes() for p in (service.ssd / "tv" / name).rglob("*") if p.is_file()}
         yield service, TorrentId(torrent.id), content
-
-
-def relocator_of(service: Inside) -> Relocator:
-    return Relocator(
-        Roots(ssd=service.ssd, hdd=service.hdd, path_mappings=()),
-        location_tags=("ssd", "hdd"),
-        grace_s=0,
-        client=service.service.client,
-        journal=service.journal,
-        tiers=service.service.tiers,
-    )
 
 
 async def relocate(service: Inside, *ids: TorrentId) -> list[Relocation]:
@@ -84,8 +73,14 @@ async def relocate(service: Inside, *ids: TorrentId) -> list[Relocation]:
             )
         )
     rows = await service.journal.do(partial(journal_relocations.begin, group=group, now=1.0))
+    return await run_group(service, rows)
+
+
+async def run_group(service: Inside, rows: list[Relocation]) -> list[Relocation]:
+    watch = GroupWatch(rows)
     with trio.fail_after(LIMIT_S):
-        return await relocator_of(service).run_group(rows)
+        await service.service.space._relocator.run_group(watch)
+    return list(watch.rows)
 
 
 async def settled(qbt: Qbt, id_: str, states: set[str], place: Path) -> dict[str, Any]:
@@ -170,7 +165,7 @@ async def test_files_that_another_torrent_lists_too_are_not_deleted(
         )
         (row,) = await relocate(service, id_)
         assert row.step is Step.UNDONE
-        assert "'Shared' has" in (row.error or "")
+        assert "another torrent has" in (row.error or "")
         await settled(qbt, id_, RUNNING, service.ssd)
         await settled(qbt, other.id, RUNNING, service.ssd)
         assert {p: p.read_bytes() for p in content} == content
@@ -192,7 +187,7 @@ async def test_cross_seeds_of_the_same_files_go_over_together(tmp_path: Path, qb
         assert not any(path.exists() for path in content)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Where the service is killed."""
 
 
@@ -214,9 +209,9 @@ async def test_a_kill_at_any_step_leaves_the_torrent_seeding_from_a_whole_place(
 ) -> None:
     """Before the step's first call, when only the journal knows it; and after its last."""
     async with tiered(tmp_path, qbt, f"Killed {step} {when}") as (service, id_, content):
-        take = Relocator._take
+        take = Steps.take
 
-        async def kill(self: Relocator, row: Relocation) -> tuple[Any, str | None]:
+        async def kill(self: Steps, row: Relocation) -> Result:
             if row.step is step and when == "recorded":
                 raise Killed
             result = await take(self, row)
@@ -224,12 +219,13 @@ async def test_a_kill_at_any_step_leaves_the_torrent_seeding_from_a_whole_place(
                 raise Killed
             return result
 
+        relocator = service.service.space._relocator
         with monkeypatch.context() as patch:
-            patch.setattr(Relocator, "_take", kill)
+            patch.setattr(Steps, "take", kill)
             with pytest.raises(Killed):
                 await relocate(service, id_)
-        with trio.fail_after(LIMIT_S):
-            (row,) = await relocator_of(service).recover()
+        (group,) = await relocator.recover()
+        (row,) = await run_group(service, group)
         undone = step in (Step.PREPARING, Step.STOPPING, Step.REPOINTING)
         assert row.step is (Step.UNDONE if undone else Step.DONE), row.error
         await settled(qbt, id_, RUNNING, service.ssd if undone else service.hdd)
@@ -238,4 +234,4 @@ async def test_a_kill_at_any_step_leaves_the_torrent_seeding_from_a_whole_place(
             assert (service.hdd / path.relative_to(service.ssd)).read_bytes() == data
             assert path.exists() is undone
             assert not undone or path.read_bytes() == data
-        assert await relocator_of(service).recover() == []
+        assert await relocator.recover() == []

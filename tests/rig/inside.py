@@ -132,28 +132,13 @@ async def inside(
     async with trio.open_nursery() as infra:
         await infra.start(journal.run, thread)
         try:
-            service = await Service.assemble(settings, journal)
-            if client is not None:
-                _put_in(service, client)
+            service = await Service.assemble(settings, journal, client)
             async with trio.open_nursery() as parts:
                 await service.start(parts, None)
                 yield Inside(service=service, journal=journal, ssd=ssd, hdd=hdd)
                 parts.cancel_scope.cancel()
         finally:
             journal.close()
-
-
-def _put_in(service: Service, client: QbittorrentClient) -> None:
-    parts: tuple[object, ...] = (
-        service.tiering,
-        service.tiering._planner,
-        service.tagging,
-        service.workers,
-        service.observer,
-    )
-    vars(service)["client"] = client
-    for part in parts:
-        vars(part)["_client"] = client
 
 
 @dataclass(frozen=True, kw_only=True)

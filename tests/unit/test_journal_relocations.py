@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qbm_trio.adapters import journal_jobs
 from qbm_trio.adapters import journal_relocations as ops
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.adapters.journal_jobs import counters
 from qbm_trio.adapters.journal_relocations import AlreadyRelocating
-from qbm_trio.core.model import TorrentId
+from qbm_trio.core.model import JobId, Notification, TorrentId
 from qbm_trio.core.relocation import (
     BACK,
     FORWARD,
@@ -124,10 +125,10 @@ def test_a_life_to_its_end_is_recorded_and_counted(db: sqlite3.Connection) -> No
     rows = go(db, Step.DELETING, *rows)
     assert all((row.checked_at, row.begun_at) == (200.0, 1) for row in rows)
     for row in rows:
-        ops.step(db, [row.id], Event.ADVANCE, expected=Step.DELETING, now=300.0)
+        ops.step(db, [row.id], Event.ADVANCE, expected=Step.DELETING, now=300.0, freed_bytes=2**40)
     assert ops.open_ones(db) == []
     assert {r.step for r in ops.group_rows(db, RUN, "g")} == {Step.DONE}
-    assert counters(db) == {"torrents_relocated": 2}
+    assert counters(db) == {"torrents_relocated": 2, "bytes_freed": 2**41}
 
 
 def test_a_step_that_is_not_the_expected_one_any_more_is_refused(db: sqlite3.Connection) -> None:
@@ -169,9 +170,9 @@ async def test_no_torrent_of_a_group_is_deleted_while_another_can_still_go_back(
         assert {r.step for r in await journal.do(ops.open_ones)} == {Step.WAITING, Step.PREPARING}
         moved = await journal.do(partial(delete, ids=[row.id for row in rows]))
         assert {row.step for row in moved} == {Step.DELETING}
-        # From here nothing turns back.
+        # From here nothing goes back; it may only end early.
         undo = partial(ops.undo_group, run_id=RUN, group="g", now=3, error="no")
-        assert await journal.do(undo) == moved
+        assert {row.step for row in await journal.do(undo)} == {Step.MOVED}
 
 
 @pytest.mark.parametrize("end", [Event.GONE, Event.FAIL])
@@ -237,7 +238,7 @@ def test_after_a_restart_a_group_goes_back_when_one_of_it_does(db: sqlite3.Conne
     go(db, Step.CHECKING, alone)
     rows = ops.recover(db, now=5)
     assert [row.step for row in rows] == [Step.RETURNING] * 3 + [Step.CHECKING]
-    assert rows[0].error == f"its group goes back to the SSD with {b.name!r}"
+    assert rows[0].error == f"its group ends with {b.name!r}"
     assert rows[1].error == "the service stopped while it was repointing"
 
 
@@ -327,38 +328,57 @@ FIGURES = RunFigures(
 )
 
 
-def test_the_last_run_is_the_newest_that_ended_and_runs_are_counted(
-    db: sqlite3.Connection,
-) -> None:
+def test_the_last_run_is_the_newest_and_runs_are_counted(db: sqlite3.Connection) -> None:
     assert ops.last_run(db) is None
-    ops.run_begin(db, RUN, by_hand=True, now=1.25)
-    assert ops.last_run(db) is None
-    ops.run_end(db, RUN, FIGURES, now=2.5)
     first = SpaceRun(id=RUN, by_hand=True, begun_at=1.25, ended_at=2.5, figures=FIGURES)
-    assert ops.last_run(db) == first
-    ops.run_begin(db, RunId("killed"), by_hand=False, now=3)
+    ops.add_run(db, first)
     assert ops.last_run(db) == first
     # The clock was set back meanwhile.
-    ops.run_begin(db, RunId("third"), by_hand=False, now=0.5)
-    lost = replace(FIGURES, freed_bytes=-7, target_met=True, spared={}, failures=(), problem=None)
-    ops.run_end(db, RunId("third"), lost, now=0.75)
-    last = ops.last_run(db)
-    assert last is not None
-    assert (last.id, last.by_hand, last.figures) == ("third", False, lost)
-    assert counters(db) == {"space_management_runs": 2, "bytes_freed": 2**45}
+    lost = replace(FIGURES, target_met=True, spared={}, failures=(), problem=None, paused="why")
+    second = SpaceRun(id=RunId("second"), by_hand=False, begun_at=0.5, ended_at=0.75, figures=lost)
+    ops.add_run(db, second)
+    assert ops.last_run(db) == second
+    assert counters(db) == {"space_management_runs": 2}
 
 
 def test_what_ended_long_ago_is_forgotten_but_never_what_is_open_nor_the_last_run(
     db: sqlite3.Connection,
 ) -> None:
     for n in range(3):
-        ops.run_begin(db, RunId(str(n)), by_hand=False, now=n)
-        if n < 2:
-            ops.run_end(db, RunId(str(n)), FIGURES, now=n)
+        ops.add_run(
+            db,
+            SpaceRun(id=RunId(str(n)), by_hand=False, begun_at=n, ended_at=n, figures=FIGURES),
+        )
     old, open_one = ops.begin(db, [new("a"), new("b")], now=1)
     ops.step(db, [old.id], Event.GONE, expected=Step.PREPARING, now=2)
     assert ops.prune(db, finished_before=2) == 0
     assert ops.prune(db, finished_before=1e9) == 1
     assert ops.group_rows(db, RUN, "g") == [open_one]
-    left = [run for (run,) in db.execute("SELECT id FROM space_runs ORDER BY seq")]
-    assert left == ["1", "2"], "the last that ended, and one that may still run"
+    assert [run for (run,) in db.execute("SELECT id FROM space_runs")] == ["2"]
+
+
+def test_what_failed_is_told_from_what_a_stop_interrupted(db: sqlite3.Connection) -> None:
+    a, b = ops.begin(db, [new("a"), new("b")], now=1)
+    (c,) = ops.begin(db, [new("c", group="h")], now=1)
+    (a,) = ops.step(
+        db, [a.id], Event.FAIL, expected=Step.PREPARING, now=2, error="bad", tier_anew=True
+    )
+    assert (a.failed, a.tier_anew) == (True, True)
+    rows = ops.undo_group(db, RUN, "g", now=3, error="with a")
+    assert [(row.failed, row.tier_anew) for row in rows] == [(True, True), (True, False)]
+    (c,) = ops.interrupt(db, now=4)
+    assert (c.step, c.failed) == (Step.UNDOING, False)
+    assert "the service stopped" in (c.error or "")
+    for row in (a, b, c):
+        ops.step(db, [row.id], Event.ADVANCE, expected=Step.UNDOING, now=5)
+    newest = ops.newest(db)
+    assert {id_: row.failed for id_, row in newest.items()} == {
+        a.torrent_id: True, b.torrent_id: True, c.torrent_id: False,
+    }  # fmt: skip
+
+
+def test_a_torrent_that_has_a_job_is_not_relocated(db: sqlite3.Connection) -> None:
+    journal_jobs.admit(db, Notification(hash=new("a").torrent_id), job_id=JobId("j"), now=1)
+    with pytest.raises(ops.AlreadyRelocating, match="has a job: j is queued"):
+        ops.begin(db, [new("b"), new("a")], now=2)
+    assert ops.open_ones(db) == []

@@ -1,0 +1,33 @@
+"""The tiers' folders, and how qBittorrent's paths relate to them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .placement import below, map_path, unmap_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """Both tiers as the service sees them. All paths given are qBittorrent's."""
+
+    ssd: Path
+    hdd: Path
+    path_mappings: tuple[tuple[str, str], ...]
+
+    def mapped(self, path: str) -> str:
+        """The path as the service sees it."""
+        return map_path(path, self.path_mappings)
+
+    def on_ssd(self, path: str) -> PurePosixPath | None:
+        """The path relative to the SSD's folder; None when it is not below it."""
+        return below(self.mapped(path), str(self.ssd))
+
+    def on_hdd(self, path: str) -> PurePosixPath | None:
+        """The path relative to the HDD's folder; None when it is not below it."""
+        return below(self.mapped(path), str(self.hdd))
+
+    def hdd_folder(self, destination: str) -> str | None:
+        """A folder below the HDD's as qBittorrent sees it; None when no mapping leads there."""
+        return unmap_path(str(PurePosixPath(self.hdd) / destination), self.path_mappings)

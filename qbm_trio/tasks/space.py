@@ -1,0 +1,372 @@
+"""Space management: runs that free the SSD, one at a time.
+
+A run plans, relocates its plan and no more, and measures what that gave. Its groups are
+tasks of their own: one that waits for its deletion, or that goes back for long, does not
+hold up the next. What was asked for during a run is one run more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import trio
+
+from ..adapters import disk, journal_relocations
+from ..core.errors import (
+    Draining,
+    JobError,
+    JournalUnwritable,
+    QbittorrentAway,
+    QbittorrentError,
+    TierAway,
+)
+from ..core.relocation import CAN_STOP, OPEN, Relocation, RunId
+from ..core.roots import Roots
+from ..core.space import SpacePlan
+from ..core.space_runs import (
+    DryRun,
+    OpenRelocation,
+    Requested,
+    RunFigures,
+    SpaceOverview,
+    SpaceRun,
+)
+from .relocation import GroupWatch, Relocator
+from .space_run import Outside, Run
+from .space_survey import Need, Survey
+from .tiers import Tiers
+from .waits import JOURNAL_RETRY_S
+
+log = logging.getLogger(__name__)
+
+LIST_SHARE: Final = 20
+"""Runs by themselves list all torrents for a twentieth of the time at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpacePolicy:
+    """The settings that space management obeys."""
+
+    roots: Roots
+    threshold_bytes: int
+    target_bytes: int
+    interval_s: float
+    dry_run: bool  #: ``DRY_RUN``: plans are logged, nothing is done
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """The run that was asked for and has not begun."""
+
+    run_id: RunId
+    by_hand: bool = False
+
+
+class SpaceManagement:
+    """Plans and makes runs. One object for the service."""
+
+    def __init__(
+        self,
+        policy: SpacePolicy,
+        outside: Outside,
+        *,
+        tiers: Tiers,
+        relocator: Relocator,
+    ) -> None:
+        self._policy = policy
+        self._outside = outside
+        self._jobs = outside.jobs
+        self._journal = outside.journal
+        self._now = outside.now
+        self._tiers = tiers
+        self._relocator = relocator
+        self._asked: _Asked | None = None
+        self._asking = trio.Event()
+        self._planning = trio.Lock()
+        self._scope = trio.CancelScope()
+        self._groups: set[GroupWatch] = set()
+        self._current: RunId | None = None
+        self._last: SpaceRun | None = None
+        self._not_before_s = -math.inf
+
+    # -- from HTTP
+
+    @property
+    def only_plans(self) -> bool:
+        """Whether nothing is ever done (``DRY_RUN``)."""
+        return self._policy.dry_run
+
+    def trigger(self) -> Requested:
+        """Ask for a run; one that was asked for and has not begun is the same.
+
+        Raises:
+            Draining: the service is stopping.
+        """
+        if self._jobs.draining:
+            raise Draining("the service is stopping; no run was begun; ask again later")
+        joined = self._asked is not None
+        return Requested(run_id=self._ask(by_hand=True), joined=joined)
+
+    async def dry_run(self) -> DryRun:
+        """What a run triggered by hand would do now. Changes nothing.
+
+        Raises:
+            QbittorrentAway: it does not list its torrents.
+            TierAway: the SSD gives no figures.
+            JournalUnwritable: the journal cannot be asked.
+        """
+        try:
+            space = await self._space()
+            need = await self._need()
+            _, plan = await self._plan(need, by_hand=True)
+        except QbittorrentError as error:
+            raise QbittorrentAway(f"no plan can be made: {error}; ask again later") from error
+        except JobError as error:
+            raise TierAway(f"no plan can be made: {error}") from error
+        return DryRun(
+            plan=plan,
+            ssd_free_bytes=space.free_bytes,
+            ssd_total_bytes=space.total_bytes,
+            threshold_bytes=self._policy.threshold_bytes,
+            target_bytes=self._policy.target_bytes,
+            pending_bytes=need.pending_bytes,
+        )
+
+    def overview(self) -> SpaceOverview:
+        """What ``/status`` shows, from memory."""
+        return SpaceOverview(
+            last_run=self._last,
+            current_run=self._current,
+            paused=self._paused,
+            relocations=tuple(
+                OpenRelocation(
+                    id=str(row.id),
+                    torrent_id=row.torrent_id,
+                    name=row.name,
+                    step=row.step,
+                    begun_at=row.begun_at,
+                    bytes=row.bytes,
+                    error=row.error,
+                )
+                for watch in self._groups
+                for row in watch.rows
+                if row.step in OPEN
+            ),
+        )
+
+    @property
+    def _paused(self) -> str | None:
+        return self._last.figures.paused if self._last else None
+
+    # -- the tasks
+
+    async def run(self, job_ended: Callable[[], trio.Event]) -> None:
+        """Finish what was open, then make runs until stopped or cancelled.
+
+        Args:
+            job_ended: returns the event that is set when the next job ends.
+
+        Cancellation:
+            Between two calls to qBittorrent or the disk; see `Relocator.run_group`.
+        """
+        with self._scope:
+            self._last = await self._journal.do(journal_relocations.last_run)
+            async with trio.open_nursery() as nursery:
+                if not self.only_plans:
+                    for group in await self._relocator.recover():
+                        self._start(nursery, group)
+                nursery.start_soon(self._ask_after_jobs, job_ended)
+                nursery.start_soon(self._ask_when_back)
+                self._ask()
+                while True:
+                    with trio.move_on_after(self._policy.interval_s):
+                        await self._asking.wait()
+                    await self._run(nursery)
+
+    def stop(self) -> None:
+        """Begin nothing more; let go of what is under way."""
+        self._scope.cancel()
+
+    async def undo_early(self) -> None:
+        """After `run` has ended: undo what is not past ``setLocation``."""
+        if not self.only_plans:
+            await self._relocator.undo_early()
+
+    async def _ask_after_jobs(self, job_ended: Callable[[], trio.Event]) -> None:
+        while True:
+            await job_ended().wait()
+            self._ask()
+
+    async def _ask_when_back(self) -> None:
+        """A run that qBittorrent's absence has ended is made up for as soon as it is back."""
+        while True:
+            await self._outside.client.wait_unreachable()
+            await self._outside.client.wait_reachable()
+            self._ask()
+
+    def _ask(self, *, by_hand: bool = False) -> RunId:
+        if self._asked is None:
+            self._asked = _Asked(run_id=RunId(secrets.token_hex(8)))
+        self._asked.by_hand |= by_hand
+        if by_hand or trio.current_time() >= self._not_before_s:
+            self._asking.set()
+        return self._asked.run_id
+
+    async def _run(self, nursery: trio.Nursery) -> None:
+        """Make the run that was asked for, by a person or by the clock."""
+        self._ask()
+        asked, self._asked, self._asking = self._asked, None, trio.Event()
+        assert asked is not None
+        if not asked.by_hand and self._paused is not None:
+            return
+        self._current = asked.run_id
+        try:
+            await self._one_run(nursery, asked)
+        except JournalUnwritable as error:
+            log.error("space management: %s", error)
+        finally:
+            self._current = None
+
+    async def _one_run(self, nursery: trio.Nursery, asked: _Asked) -> None:
+        begun_at, began_s = self._now(), trio.current_time()
+        try:
+            need = await self._need()
+            if not (asked.by_hand or need.target_bytes or self._fell_short):
+                return  # room enough: qBittorrent is not even asked
+            survey, plan = await self._plan(need, by_hand=asked.by_hand)
+        except (QbittorrentError, JobError) as error:
+            log.warning("space management: no plan can be made: %s", error)
+            if asked.by_hand and not self.only_plans:
+                await self._record(asked, begun_at, _no_plan(str(error)))
+            return
+        self._not_before_s = began_s + LIST_SHARE * (trio.current_time() - began_s)
+        if self.only_plans:
+            _say_plan(plan)
+            return
+        run = Run(
+            self._outside,
+            asked.run_id,
+            survey=survey,
+            plan=plan,
+            start=partial(self._start, nursery),
+        )
+        await run.carry_out()
+        try:
+            missing_bytes = max(0, need.target_bytes - (await self._space()).free_bytes)
+        except JobError:  # said by the probes
+            missing_bytes = plan.shortfall_bytes
+        await self._record(asked, begun_at, run.figures(missing_bytes=missing_bytes))
+
+    async def _record(self, asked: _Asked, begun_at: float, figures: RunFigures) -> None:
+        run = SpaceRun(
+            id=asked.run_id,
+            by_hand=asked.by_hand,
+            begun_at=begun_at,
+            ended_at=self._now(),
+            figures=figures,
+        )
+        await self._journal.do(partial(journal_relocations.add_run, run=run))
+        self._last = run
+        log.info(
+            "space management: relocated %d torrents and freed %d of %d bytes; %d groups failed, "
+            "%d torrents are copied first; %s",
+            figures.relocated,
+            figures.freed_bytes,
+            figures.planned_bytes,
+            figures.failed_groups,
+            figures.tiered_first,
+            "the target is met"
+            if figures.target_met
+            else f"{figures.shortfall_bytes} bytes are still missing to the target",
+        )
+        if figures.paused is not None:
+            log.error("space management makes no more runs by itself: %s", figures.paused)
+
+    @property
+    def _fell_short(self) -> bool:
+        """Whether the last run says that the target is missed: it may be met by now."""
+        return self._last is not None and not self._last.figures.target_met
+
+    # -- plans
+
+    async def _space(self) -> disk.DiskSpace:
+        await self._tiers.ssd.check()
+        return await disk.disk_space(self._policy.roots.ssd, limiter=self._tiers.ssd.limiter)
+
+    async def _need(self) -> Need:
+        free_bytes = (await self._space()).free_bytes
+        pending_bytes = sum(
+            row.bytes for watch in self._groups for row in watch.rows if row.step in CAN_STOP
+        )
+        short = free_bytes + pending_bytes < self._policy.threshold_bytes
+        queue = self._jobs.queue
+        return Need(
+            free_bytes=free_bytes,
+            target_bytes=self._policy.target_bytes if short else 0,
+            pending_bytes=pending_bytes,
+            tier_room=max(0, queue.capacity // 2 - len(queue)),
+        )
+
+    async def _plan(self, need: Need, *, by_hand: bool) -> tuple[Survey, SpacePlan]:
+        async with self._planning:
+            survey = Survey(
+                self._policy.roots,
+                lists=self._outside.lists,
+                journal=self._journal,
+                tiers=self._tiers,
+                now=self._now(),
+                forgive=by_hand,
+            )
+            return survey, await survey.plan(need)
+
+    # -- groups
+
+    def _start(self, nursery: trio.Nursery, group: Sequence[Relocation]) -> GroupWatch:
+        watch = GroupWatch(group)
+        self._groups.add(watch)
+        nursery.start_soon(self._relocate, watch, name=f"relocation of {group[0].name!r}")
+        return watch
+
+    async def _relocate(self, watch: GroupWatch) -> None:
+        try:
+            while True:
+                try:
+                    await self._relocator.run_group(watch)
+                    return
+                except JournalUnwritable as error:
+                    # None of its steps was taken that is not recorded.
+                    log.error("a relocation stands still: %s", error)
+                    watch.stuck()
+                    await trio.sleep(JOURNAL_RETRY_S)
+        finally:
+            watch.stuck()
+            self._groups.discard(watch)
+
+
+def _no_plan(problem: str) -> RunFigures:
+    return RunFigures(
+        freed_bytes=0,
+        planned_bytes=0,
+        shortfall_bytes=0,
+        target_met=False,
+        relocated=0,
+        tiered_first=0,
+        failed_groups=0,
+        problem=problem,
+    )
+
+
+def _say_plan(plan: SpacePlan) -> None:
+    for torrent in plan.chosen:
+        log.info("would %s %r: %s", torrent.choice, torrent.name, torrent.sentence)
+    log.info(
+        "space management would free %d of %d bytes that are missing",
+        plan.planned_bytes,
+        plan.missing_bytes,
+    )

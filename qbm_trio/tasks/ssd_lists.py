@@ -1,0 +1,121 @@
+"""The lists of torrents' files, and what of them the SSD has. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+import trio
+
+from ..adapters.ssd_files import FoundFiles, ListedFile, real_places, stat_files
+from ..core.client import QbittorrentClient
+from ..core.model import Torrent, TorrentFile, TorrentId
+from ..core.placement import save_root
+from ..core.regions import Regions, regions_of
+from ..core.roots import Roots
+from .tiers import Tiers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A torrent and its files, as qBittorrent lists them."""
+
+    torrent: Torrent
+    files: tuple[TorrentFile, ...]
+    root: str  #: what the names in `files` are relative to, as qBittorrent sees it
+
+    def at(self, root: str) -> Listed:
+        """The same files at another save path."""
+        return replace(self, root=root)
+
+
+class SsdLists:
+    """Asks qBittorrent for lists, and the SSD for the files in them."""
+
+    def __init__(self, roots: Roots, *, client: QbittorrentClient, tiers: Tiers) -> None:
+        self._roots = roots
+        self._client = client
+        self._limiter = tiers.ssd.limiter
+        self._known: dict[TorrentId, Listed] = {}
+        self._all: tuple[Torrent, ...] = ()
+        self._all_asked_s = -inf
+
+    async def torrents(self, *, max_age_s: float = 0.0) -> tuple[Torrent, ...]:
+        """All torrents: one call, none if the last list was asked for that recently.
+
+        For thousands of torrents 4.5 takes seconds, in which it does nothing else.
+        """
+        asked_s = trio.current_time()
+        if asked_s - self._all_asked_s > max_age_s:
+            self._all = await self._client.torrents()
+            self._all_asked_s = asked_s
+            ids = {torrent.id for torrent in self._all}
+            self._known = {id_: known for id_, known in self._known.items() if id_ in ids}
+        return self._all
+
+    async def of(self, torrent: Torrent, *, cached: bool = False) -> Listed:
+        """The torrent's list: one call, none if it is ``cached`` and looks unchanged.
+
+        A list changes by renames and priorities only. Both show in what all torrents are
+        listed with, but for a rename below the content path: enough for planning.
+
+        Raises:
+            TorrentUnknown: qBittorrent does not have it.
+        """
+        known = self._known.get(torrent.id) if cached else None
+        if known is not None and _key(known.torrent) == _key(torrent):
+            files = known.files
+        else:
+            files = await self._client.files(torrent.id)
+        listed = Listed(torrent=torrent, files=files, root=save_root(torrent, files))
+        self._known[torrent.id] = listed
+        return listed
+
+    async def found(self, lists: Iterable[Listed]) -> FoundFiles:
+        """What the SSD has of these torrents, wherever qBittorrent may have put it.
+
+        Raises:
+            MustWait: the SSD is away.
+        """
+        wanted: dict[TorrentId, Sequence[ListedFile]] = {}
+        for listed in lists:
+            root = self._roots.on_ssd(listed.root)
+            if root is not None:
+                wanted[listed.torrent.id] = [
+                    ListedFile(on_ssd=root / file.name, wanted=file.wanted) for file in listed.files
+                ]
+        return await stat_files(self._roots.ssd, wanted, limiter=self._limiter)
+
+    async def could_list(
+        self, torrents: Iterable[Torrent], paths: Iterable[str], *, limiter: trio.CapacityLimiter
+    ) -> list[Torrent]:
+        """Those of the torrents whose lists could name one of these paths.
+
+        Args:
+            torrents: of any tier.
+            paths: as the service sees them; on either tier.
+            limiter: for the thread that follows symbolic links there.
+        """
+        by_id = {torrent.id: torrent for torrent in torrents}
+        regions = await self.regions(by_id.values(), limiter=limiter)
+        found: set[TorrentId] = set()
+        for path in (await real_places(set(paths), limiter=limiter)).values():
+            found |= regions.owners(path)
+        return [by_id[id_] for id_ in sorted(found)]
+
+    async def regions(
+        self, torrents: Iterable[Torrent], *, limiter: trio.CapacityLimiter
+    ) -> Regions:
+        """Where these torrents' files may be: real paths, as the service sees them."""
+        mapped = [
+            (torrent.id, self._roots.mapped(region))
+            for torrent in torrents
+            for region in regions_of(torrent)
+        ]
+        real = await real_places({path for _, path in mapped}, limiter=limiter)
+        return Regions((torrent_id, real[path]) for torrent_id, path in mapped)
+
+
+def _key(torrent: Torrent) -> tuple[object, ...]:
+    return torrent.content_path, torrent.save_path, torrent.size_bytes
