@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,20 @@ def mount(folder: Path, *, size: str = "4m", options: str = "") -> None:
 
 def is_mounted(folder: Path) -> bool:
     """Whether something is mounted there; `os.path.ismount` misses bind mounts."""
+    return folder in mounts_below(folder)
+
+
+def mounts_below(folder: Path) -> list[Path]:
+    """What is mounted at ``folder`` and below it, in the order in which it was."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return os.fspath(folder) in {line.split()[4] for line in lines}
+    targets = [Path(os.fsdecode(_unescaped(line.split()[4]))) for line in lines]
+    return [target for target in targets if target.is_relative_to(folder)]
+
+
+def _unescaped(name: str) -> bytes:
+    """A name of ``mountinfo``, which has its spaces in octal."""
+    octal = re.compile(rb"\\([0-7]{3})")
+    return octal.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(name))
 
 
 def unmount(folder: Path) -> None:
@@ -50,8 +63,9 @@ def bound(source: Path, target: Path) -> Iterator[Path]:
             unmount(target)
 
 
-def run(*command: str) -> None:
-    """Run a command that must succeed."""
+def run(*command: str) -> str:
+    """Run a command that must succeed; give what it printed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout

@@ -31,8 +31,10 @@ __all__ = [
 class Chroot:
     """A qbittorrent-nox inside a Debian root of its own (5.1.0 on Debian 13).
 
-    The folder ``shared`` is seen inside under the same path. Needs root, in a
-    mount namespace of its own, so nothing stays mounted when it ends.
+    The folder ``shared`` is seen inside under the same path, with what is mounted
+    below it. What is mounted or unmounted there later is seen inside where it is below a
+    shared mount (`disks.shared_place`) that was there first. Needs root, in a mount
+    namespace of its own, so nothing stays mounted when it ends.
     """
 
     shared: Path
@@ -43,11 +45,14 @@ class Chroot:
         self.install()
         script = (
             'set -e; root=$1 shared=$2; shift 2; mount -t tmpfs tmpfs "$root/tmp"; '
-            'mkdir -p "$root$shared"; mount --bind "$shared" "$root$shared"; '
+            'mkdir -p "$root$shared"; mount --rbind "$shared" "$root$shared"; '
             'mount -t proc proc "$root/proc"; mount --rbind /dev "$root/dev"; '
             'exec chroot "$root" /usr/bin/qbittorrent-nox "$@"'
         )
-        here = ["unshare", "--mount", "sh", "-c", script, "sh", str(self.root), str(self.shared)]
+        # A slave: it sees our mounts, we do not see its. Private, it would hold each disk
+        # that is mounted now for as long as it runs.
+        unshare = ["unshare", "--mount", "--propagation", "slave"]
+        here = [*unshare, "sh", "-c", script, "sh", str(self.root), str(self.shared)]
         return [*here, *arguments, "--confirm-legal-notice"]
 
     def install(self) -> None:
