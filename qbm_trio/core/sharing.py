@@ -65,25 +65,28 @@ def groups(torrent_ids: Iterable[TorrentId], files: Iterable[SsdFile]) -> tuple[
             names.setdefault(inode, set()).add(path)
 
     # Each inode counts once, for one of the torrents that list it: these are in one group.
-    frees_bytes, held_bytes = dict.fromkeys(files_of, 0), dict.fromkeys(files_of, 0)
+    freed_of, held_of = dict.fromkeys(files_of, 0), dict.fromkeys(files_of, 0)
     for inode, file in by_inode.items():
-        gone = file.links <= 1 or len(names[inode]) >= file.links
-        (frees_bytes if gone else held_bytes)[file.torrent_id] += file.disk_bytes
+        freed = file.links <= 1 or len(names[inode]) >= file.links
+        (freed_of if freed else held_of)[file.torrent_id] += file.disk_bytes
 
     found: list[Group] = []
     for members in _tied(files_of, ties):
         group_files: list[SsdFile] = []
+        frees_bytes = held_bytes = 0
         for torrent_id in members:
             own_files = files_of[torrent_id]
             if len(own_files) > 1:  # most have one: 10,000 calls less
                 own_files.sort(key=attrgetter("path"))
             group_files += own_files
+            frees_bytes += freed_of[torrent_id]
+            held_bytes += held_of[torrent_id]
         found.append(
             Group(
                 torrent_ids=tuple(members),
                 files=tuple(group_files),
-                frees_bytes=sum(map(frees_bytes.__getitem__, members)),
-                held_bytes=sum(map(held_bytes.__getitem__, members)),
+                frees_bytes=frees_bytes,
+                held_bytes=held_bytes,
             )
         )
     return tuple(found)

@@ -145,7 +145,7 @@ def plan_space(
     curable: list[_Candidate] = []
     for candidate in candidates:
         group, faults = candidate.group, candidate.kinds_of_fault
-        if faults - _CURABLE:
+        if not faults <= _CURABLE:
             pass  # spared for these faults
         elif group.frees_bytes == 0:
             candidate.decide(Spared.FREES_NOTHING, _frees_nothing(group))
@@ -238,11 +238,11 @@ class _Candidate:
     def __init__(self, group: Group, facts: Mapping[TorrentId, Facts]) -> None:
         self.group = group
         # `Group.torrent_ids` is sorted, and sorting by age keeps that among equals.
-        self.members = [facts[torrent_id] for torrent_id in group.torrent_ids]
+        self.members = [*map(facts.__getitem__, group.torrent_ids)]
         if len(self.members) > 1:
             self.members.sort(key=_completed_at)
         self.age = _completed_at(self.members[-1])
-        self.faults = [_fault(member) for member in self.members]
+        self.faults = [*map(_fault, self.members)]
         self.kinds_of_fault = {fault[0] for fault in self.faults if fault}
         #: Until decided otherwise: spared for its own fault. None: for that of another.
         self.verdicts: list[_Verdict | None] = [*self.faults]
