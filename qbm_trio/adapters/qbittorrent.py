@@ -265,6 +265,11 @@ class Qbittorrent:
         _check(id)
         await self._write(lambda api: api.torrents_recheck(id), repeatable=False)
 
+    async def folder(self, path: str) -> frozenset[str] | None:
+        """List the paths in a folder; None before 5.0."""
+        _check_path(path)
+        return await self._read(lambda api: api.folder_entries(path))
+
     async def refresh_interval_s(self) -> float:
         """Give how often qBittorrent renews what it says of a torrent."""
         return await self._read(lambda api: api.refresh_interval_ms() / 1000)

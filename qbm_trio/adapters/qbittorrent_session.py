@@ -31,6 +31,9 @@ CONNECT_LIMIT_S = 5.0
 READ_LIMIT_S = 30.0  # 4.5.2 takes seconds to list thousands of torrents
 
 
+_LISTS_FOLDERS = (2, 11)
+
+
 class Session(qbittorrentapi.Client):
     """The library's client, made predictable: one call, one request."""
 
@@ -134,6 +137,15 @@ class Session(qbittorrentapi.Client):
         except qbittorrentapi.NotFound404Error:
             self._post(_name=APINames.Torrents, _method=new if self._old_names else old, data=data)
             self._old_names = not self._old_names
+
+    def folder_entries(self, path: str) -> frozenset[str] | None:
+        """List a folder (Web API 2.11 and later); None where that call does not exist."""
+        try:
+            return frozenset(map(str, self.app_get_directory_content(path)))
+        except qbittorrentapi.NotFound404Error:
+            # The call is not known, or the folder is not there: both are a 404.
+            major, minor, *_ = self.app_web_api_version().split(".")
+            return frozenset() if (int(major), int(minor)) >= _LISTS_FOLDERS else None
 
     def refresh_interval_ms(self) -> int:
         """Ask the preferences: the list of all, which has it too, takes 4.5 seconds."""

@@ -170,6 +170,13 @@ class QbittorrentClient(Protocol):
         """
         ...
 
+    async def folder(self, path: str) -> frozenset[str] | None:
+        """List the paths in a folder, as qBittorrent sees it; empty when it does not exist.
+
+        None before 5.0, which cannot tell (two requests then, else one).
+        """
+        ...
+
     async def refresh_interval_s(self) -> float:
         """Give how often qBittorrent renews what it says of a torrent."""
         ...

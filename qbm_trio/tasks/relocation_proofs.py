@@ -99,6 +99,26 @@ class Proofs:
         await self._require_nothing_else(listed, judged)
         return judged
 
+    async def copy_for_both(self, row: Relocation) -> tuple[JudgedFile, ...]:
+        """Prove `whole_copy`, and that qBittorrent sees that copy, too.
+
+        Its HDD may be unmounted, or mounted elsewhere, when ours is not: in a container of
+        its own. It would move the data there. Before 5.0 it cannot be asked.
+        """
+        judged = await self.whole_copy(row)
+        listed, _ = await self._planned(row)
+        names = (f.name for f, both in zip(listed.files, judged, strict=True) if both.copy)
+        name = next(names, None)
+        if name is not None:
+            path = PurePosixPath(row.to_path) / name
+            entries = await self._client.folder(str(path.parent))
+            if entries is not None and str(path) not in entries:
+                raise NotAsPlanned(
+                    f"qBittorrent does not see {path}: mount the HDD for it too, and see that "
+                    "PATH_MAPPINGS tells under which path"
+                )
+        return judged
+
     async def _require_nothing_else(self, listed: Listed, judged: Sequence[JudgedFile]) -> None:
         """Prove that no file is on the SSD but those with a copy, under whatever name.
 

@@ -129,12 +129,15 @@ class Steps:
     async def _stop(self, row: Relocation) -> Result:
         await self._client.stop(row.torrent_id)
         event = await self._watch(row, partial(judge_stopped, place=row.from_path))
+        if event is Event.ADVANCE:
+            # Asked now, nothing need be rechecked if the answer is no.
+            await self._proofs.copy_for_both(row)
         return _said(event, "it did not stop as a complete torrent")
 
     async def _repoint(self, row: Relocation) -> Result:
         # An HDD that was just unmounted would have qBittorrent move the only data there is
         # into the empty folder below.
-        before = await self._proofs.whole_copy(row)
+        before = await self._proofs.copy_for_both(row)
         await self._client.set_location(row.torrent_id, row.to_path)
         event = await self._watch(row, partial(judge_repointed, place=row.to_path))
         if event is Event.ADVANCE and await self._vanished(before):

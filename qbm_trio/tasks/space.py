@@ -94,6 +94,7 @@ class SpaceManagement:
         self._current: RunId | None = None
         self._last: SpaceRun | None = None
         self._not_before_s = -math.inf
+        self._warned = False  #: of a threshold that cannot be
 
     # -- from HTTP
 
@@ -297,7 +298,16 @@ class SpaceManagement:
 
     async def _space(self) -> disk.DiskSpace:
         await self._tiers.ssd.check()
-        return await disk.disk_space(self._policy.roots.ssd, limiter=self._tiers.ssd.limiter)
+        space = await disk.disk_space(self._policy.roots.ssd, limiter=self._tiers.ssd.limiter)
+        if space.total_bytes < self._policy.threshold_bytes and not self._warned:
+            self._warned = True
+            log.warning(
+                "DISK_SPACE_THRESHOLD_GB is %d bytes, more than the whole SSD has (%d): it is "
+                "always short, and every torrent with a copy will leave it",
+                self._policy.threshold_bytes,
+                space.total_bytes,
+            )
+        return space
 
     async def _need(self) -> Need:
         free_bytes = (await self._space()).free_bytes

@@ -146,6 +146,18 @@ async def test_the_refresh_interval_is_that_of_the_preferences(subject: Subject)
     assert await subject.client.refresh_interval_s() == 0.1
 
 
+async def test_a_folder_is_listed_from_5_0_on(subject: Subject) -> None:
+    _, ssd, _ = subject.add(SIZES)
+    names = await subject.client.folder(str(ssd / "dir"))
+    absent = await subject.client.folder(str(ssd / "not there"))
+    assert subject.client.contact.reachable
+    if (await stopped(subject, True)).startswith("paused"):  # here: 4.5
+        assert (names, absent) == (None, None)
+    else:
+        assert names == {str(ssd / "dir/a"), str(ssd / "dir/sub")}
+        assert absent == frozenset()
+
+
 async def test_an_unknown_torrent_goes_unnoticed(subject: Subject) -> None:
     client = subject.client
     for call in (client.stop, client.start, client.recheck):

@@ -265,6 +265,14 @@ class FakeQbittorrent:
         if self._now(id):
             self._check(id)
 
+    async def folder(self, path: str) -> frozenset[str] | None:
+        await self._call("folder", path)
+        if self.old:
+            return None
+        there = self.disk(path)
+        names = [entry.name for entry in there.iterdir()] if there.is_dir() else []
+        return frozenset(str(PurePosixPath(path) / name) for name in names)
+
     async def refresh_interval_s(self) -> float:
         await self._call("refresh_interval_s")
         return 0.1
