@@ -14,7 +14,8 @@ from .jobs import Jobs
 from .relocation import Relocator
 from .relocation_proofs import Proofs
 from .relocation_steps import Steps
-from .space import SpaceManagement, SpacePolicy
+from .space import SpaceManagement
+from .space_plans import SpacePolicy
 from .space_run import Outside, tier_anew
 from .ssd_lists import SsdLists
 from .tagging import TaggingPolicy

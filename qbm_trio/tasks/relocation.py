@@ -76,8 +76,9 @@ class GroupWatch:
 
     @property
     def relocated(self) -> bool:
-        """Whether all of it is on the HDD, and deleted on the SSD."""
-        return {row.step for row in self.rows} <= {Step.DONE, Step.GONE}
+        """Whether all that is left of it is on the HDD, and deleted on the SSD."""
+        steps = {row.step for row in self.rows}
+        return Step.DONE in steps and steps <= {Step.DONE, Step.GONE}
 
 
 class Relocator:

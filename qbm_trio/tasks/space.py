@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from ..adapters import disk, journal_relocations
+from ..adapters import journal_relocations
 from ..core.errors import (
     Draining,
     JobError,
@@ -27,7 +27,6 @@ from ..core.errors import (
     TierAway,
 )
 from ..core.relocation import CAN_STOP, OPEN, Relocation, RunId
-from ..core.roots import Roots
 from ..core.space import SpacePlan
 from ..core.space_runs import (
     DryRun,
@@ -38,8 +37,8 @@ from ..core.space_runs import (
     SpaceRun,
 )
 from .relocation import GroupWatch, Relocator
+from .space_plans import SpacePlans, SpacePolicy
 from .space_run import Outside, Run
-from .space_survey import Need, Survey
 from .tiers import Tiers
 from .waits import JOURNAL_RETRY_S
 
@@ -47,17 +46,6 @@ log = logging.getLogger(__name__)
 
 LIST_SHARE: Final = 20
 """Runs by themselves list all torrents for a twentieth of the time at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpacePolicy:
-    """The settings that space management obeys."""
-
-    roots: Roots
-    threshold_bytes: int
-    target_bytes: int
-    interval_s: float
-    dry_run: bool  #: ``DRY_RUN``: plans are logged, nothing is done
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,15 +74,14 @@ class SpaceManagement:
         self._now = outside.now
         self._tiers = tiers
         self._relocator = relocator
+        self._plans = SpacePlans(policy, outside, tiers=tiers)
         self._asked: _Asked | None = None
         self._asking = trio.Event()
-        self._planning = trio.Lock()
         self._scope = trio.CancelScope()
         self._groups: set[GroupWatch] = set()
         self._current: RunId | None = None
         self._last: SpaceRun | None = None
         self._not_before_s = -math.inf
-        self._warned = False  #: of a threshold that cannot be
 
     # -- from HTTP
 
@@ -123,9 +110,9 @@ class SpaceManagement:
             JournalUnwritable: the journal cannot be asked.
         """
         try:
-            space = await self._space()
-            need = await self._need()
-            _, plan = await self._plan(need, by_hand=True)
+            space = await self._plans.space()
+            need = await self._plans.need(self._pending_bytes)
+            _, plan = await self._plans.make(need, by_hand=True)
         except QbittorrentError as error:
             raise QbittorrentAway(f"no plan can be made: {error}; ask again later") from error
         except JobError as error:
@@ -177,13 +164,11 @@ class SpaceManagement:
             Between two calls to qBittorrent or the disk; see `Relocator.run_group`.
         """
         with self._scope:
-            self._last = await self._journal.do(journal_relocations.last_run)
             async with trio.open_nursery() as nursery:
-                if not self.only_plans:
-                    for group in await self._relocator.recover():
-                        self._start(nursery, group)
+                await self._recover(nursery)
                 nursery.start_soon(self._ask_after_jobs, job_ended)
                 nursery.start_soon(self._ask_when_back)
+                nursery.start_soon(self._ask_when_mounted)
                 self._ask()
                 while True:
                     with trio.move_on_after(self._policy.interval_s):
@@ -199,6 +184,19 @@ class SpaceManagement:
         if not self.only_plans:
             await self._relocator.undo_early()
 
+    async def _recover(self, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                self._last = await self._journal.do(journal_relocations.last_run)
+                groups = [] if self.only_plans else await self._relocator.recover()
+            except JournalUnwritable as error:
+                log.error("open relocations stand still: %s", error)
+                await trio.sleep(JOURNAL_RETRY_S)
+            else:
+                for group in groups:
+                    self._start(nursery, group)
+                return
+
     async def _ask_after_jobs(self, job_ended: Callable[[], trio.Event]) -> None:
         while True:
             await job_ended().wait()
@@ -209,6 +207,11 @@ class SpaceManagement:
         while True:
             await self._outside.client.wait_unreachable()
             await self._outside.client.wait_reachable()
+            self._ask()
+
+    async def _ask_when_mounted(self) -> None:
+        while True:
+            await self._tiers.usable.wait()
             self._ask()
 
     def _ask(self, *, by_hand: bool = False) -> RunId:
@@ -237,10 +240,10 @@ class SpaceManagement:
     async def _one_run(self, nursery: trio.Nursery, asked: _Asked) -> None:
         begun_at, began_s = self._now(), trio.current_time()
         try:
-            need = await self._need()
+            need = await self._plans.need(self._pending_bytes)
             if not (asked.by_hand or need.target_bytes or self._fell_short):
                 return  # room enough: qBittorrent is not even asked
-            survey, plan = await self._plan(need, by_hand=asked.by_hand)
+            survey, plan = await self._plans.make(need, by_hand=asked.by_hand)
         except (QbittorrentError, JobError) as error:
             log.warning("space management: no plan can be made: %s", error)
             if asked.by_hand and not self.only_plans:
@@ -259,7 +262,7 @@ class SpaceManagement:
         )
         await run.carry_out()
         try:
-            missing_bytes = max(0, need.target_bytes - (await self._space()).free_bytes)
+            missing_bytes = max(0, need.target_bytes - (await self._plans.space()).free_bytes)
         except JobError:  # said by the probes
             missing_bytes = plan.shortfall_bytes
         await self._record(asked, begun_at, run.figures(missing_bytes=missing_bytes))
@@ -294,48 +297,14 @@ class SpaceManagement:
         """Whether the last run says that the target is missed: it may be met by now."""
         return self._last is not None and not self._last.figures.target_met
 
-    # -- plans
+    # -- groups
 
-    async def _space(self) -> disk.DiskSpace:
-        await self._tiers.ssd.check()
-        space = await disk.disk_space(self._policy.roots.ssd, limiter=self._tiers.ssd.limiter)
-        if space.total_bytes < self._policy.threshold_bytes and not self._warned:
-            self._warned = True
-            log.warning(
-                "DISK_SPACE_THRESHOLD_GB is %d bytes, more than the whole SSD has (%d): it is "
-                "always short, and every torrent with a copy will leave it",
-                self._policy.threshold_bytes,
-                space.total_bytes,
-            )
-        return space
-
-    async def _need(self) -> Need:
-        free_bytes = (await self._space()).free_bytes
-        pending_bytes = sum(
+    @property
+    def _pending_bytes(self) -> int:
+        """What the deletions to come will free."""
+        return sum(
             row.bytes for watch in self._groups for row in watch.rows if row.step in CAN_STOP
         )
-        short = free_bytes + pending_bytes < self._policy.threshold_bytes
-        queue = self._jobs.queue
-        return Need(
-            free_bytes=free_bytes,
-            target_bytes=self._policy.target_bytes if short else 0,
-            pending_bytes=pending_bytes,
-            tier_room=max(0, queue.capacity // 2 - len(queue)),
-        )
-
-    async def _plan(self, need: Need, *, by_hand: bool) -> tuple[Survey, SpacePlan]:
-        async with self._planning:
-            survey = Survey(
-                self._policy.roots,
-                lists=self._outside.lists,
-                journal=self._journal,
-                tiers=self._tiers,
-                now=self._now(),
-                forgive=by_hand,
-            )
-            return survey, await survey.plan(need)
-
-    # -- groups
 
     def _start(self, nursery: trio.Nursery, group: Sequence[Relocation]) -> GroupWatch:
         watch = GroupWatch(group)
@@ -354,6 +323,9 @@ class SpaceManagement:
                     log.error("a relocation stands still: %s", error)
                     watch.stuck()
                     await trio.sleep(JOURNAL_RETRY_S)
+        except Exception:
+            # As of a job (ADR 2): its own end, said loudly, not that of the service.
+            log.exception("a bug: a relocation stands still until the next start")
         finally:
             watch.stuck()
             self._groups.discard(watch)

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import trio
+
 from ..adapters import journal_relocations
 from ..adapters.journal import Journal
 from ..adapters.journal_relocations import AlreadyRelocating
 from ..core.client import QbittorrentClient
-from ..core.errors import JobError, QbittorrentError, QueueFull, TorrentUnknown
+from ..core.errors import Draining, JobError, QbittorrentError, QueueFull, TorrentUnknown
 from ..core.model import Notification, Torrent, TorrentId
 from ..core.readiness import why_not_ready
-from ..core.relocation import Relocation, RunId
+from ..core.relocation import Relocation, RunId, Step
 from ..core.relocation_polls import STOPPED_COMPLETE
 from ..core.roots import Roots
 from ..core.space import PIN_TAG, Relocate, SpacePlan
@@ -99,7 +101,7 @@ class Run:
         for relocate, watch in self._begun:
             freed_bytes += sum(row.freed_bytes for row in watch.rows)
             if watch.relocated:
-                relocated += len(watch.rows)
+                relocated += sum(row.step is Step.DONE for row in watch.rows)
                 expected_bytes += relocate.bytes
             else:
                 failures.append(_failed_group(watch))
@@ -138,7 +140,7 @@ class Run:
                         category=torrent.category,
                     )
                 )
-            except QueueFull:  # filled up since the plan: hooks come first
+            except (QueueFull, Draining):  # hooks come first; and after the next start
                 return
             self._tiered_first += 1
 
@@ -214,9 +216,12 @@ async def tier_anew(jobs: Jobs, row: Relocation) -> None:
     Raises:
         JournalUnwritable: it cannot be recorded.
     """
-    await jobs.accept(
-        Notification(hash=row.torrent_id, priority=TIERING_PRIORITY, name=row.name), bounded=False
-    )
+    n = Notification(hash=row.torrent_id, priority=TIERING_PRIORITY, name=row.name)
+    try:
+        await jobs.accept(n, bounded=False)
+    except Draining:
+        # About to be cancelled. The step is taken again at the next start, and this with it.
+        await trio.sleep_forever()
 
 
 def _failed_group(watch: GroupWatch) -> FailedGroup:

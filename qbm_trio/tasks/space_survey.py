@@ -124,8 +124,7 @@ class Survey:
         self._known = await self._journal.do(_read)
         self._torrents = await compute(partial(self._on_ssd, torrents), limiter=self._computing)
         self._regions = await self._lists.regions(self._torrents.values(), limiter=self._limiter)
-        for torrent in self._torrents.values():
-            self._facts[torrent.id] = self._facts_of(torrent)
+        self._facts = await compute(self._all_facts, limiter=self._computing)
 
     def _on_ssd(self, torrents: Iterable[Torrent]) -> dict[TorrentId, Torrent]:
         return {
@@ -133,6 +132,9 @@ class Survey:
             for torrent in torrents
             if any(self._roots.on_ssd(region) is not None for region in regions_of(torrent))
         }
+
+    def _all_facts(self) -> dict[TorrentId, Facts]:
+        return {id_: self._facts_of(torrent) for id_, torrent in self._torrents.items()}
 
     def _facts_of(self, torrent: Torrent) -> Facts:
         keys = {torrent.id, torrent.infohash_v1, torrent.infohash_v2}

@@ -154,7 +154,7 @@ async def test_a_folder_is_listed_from_5_0_on(subject: Subject) -> None:
     if (await stopped(subject, True)).startswith("paused"):  # here: 4.5
         assert (names, absent) == (None, None)
     else:
-        assert names == {str(ssd / "dir/a"), str(ssd / "dir/sub")}
+        assert names == frozenset({str(ssd / "dir/a"), str(ssd / "dir/sub")})
         assert absent == frozenset()
 
 
