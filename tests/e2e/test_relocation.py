@@ -17,7 +17,6 @@ from qbm_trio.core.model import Outcome, TorrentId
 from qbm_trio.core.relocation import Relocation, RunId, Step
 from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.tasks.relocation import GroupWatch
-from qbm_trio.tasks.relocation_steps import Result, Steps
 from tests.rig.inside import Inside, give, inside, put, tags
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
 from tests.rig.torrents import make_torrent
@@ -185,53 +184,3 @@ async def test_cross_seeds_of_the_same_files_go_over_together(tmp_path: Path, qb
         for one in (id_, other.id):
             await settled(qbt, one, RUNNING, service.hdd)
         assert not any(path.exists() for path in content)
-
-
-class Killed(BaseException):
-    """Where the service is killed."""
-
-
-@pytest.mark.parametrize("when", ["recorded", "done"])
-@pytest.mark.parametrize(
-    "step",
-    [
-        Step.PREPARING,
-        Step.STOPPING,
-        Step.REPOINTING,
-        Step.CHECKING,
-        Step.RESTORING,
-        Step.WAITING,
-        Step.DELETING,
-    ],
-)
-async def test_a_kill_at_any_step_leaves_the_torrent_seeding_from_a_whole_place(
-    tmp_path: Path, qbt: Qbt, monkeypatch: pytest.MonkeyPatch, step: Step, when: str
-) -> None:
-    """Before the step's first call, when only the journal knows it; and after its last."""
-    async with tiered(tmp_path, qbt, f"Killed {step} {when}") as (service, id_, content):
-        take = Steps.take
-
-        async def kill(self: Steps, row: Relocation) -> Result:
-            if row.step is step and when == "recorded":
-                raise Killed
-            result = await take(self, row)
-            if row.step is step:
-                raise Killed
-            return result
-
-        relocator = service.service.space._relocator
-        with monkeypatch.context() as patch:
-            patch.setattr(Steps, "take", kill)
-            with pytest.raises(Killed):
-                await relocate(service, id_)
-        (group,) = await relocator.recover()
-        (row,) = await run_group(service, group)
-        undone = step in (Step.PREPARING, Step.STOPPING, Step.REPOINTING)
-        assert row.step is (Step.UNDONE if undone else Step.DONE), row.error
-        await settled(qbt, id_, RUNNING, service.ssd if undone else service.hdd)
-        assert RELOCATING_TAG not in tags(qbt, id_)
-        for path, data in content.items():
-            assert (service.hdd / path.relative_to(service.ssd)).read_bytes() == data
-            assert path.exists() is undone
-            assert not undone or path.read_bytes() == data
-        assert await relocator.recover() == []

@@ -36,6 +36,7 @@ class Service:
     env: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
+    module: str = "qbm_trio"  #: what is run; one of the tests' own may spoil the service
 
     def __post_init__(self) -> None:
         self.ssd = self.root / "ssd"
@@ -72,7 +73,7 @@ class Service:
         }
         with self.output_path.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "qbm_trio", "--service"],
+                [sys.executable, "-m", self.module, "--service"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,0 +1,33 @@
+"""The service, but it kills itself at one step of a relocation: run as a module.
+
+``QBM_DIE_AT`` is ``STEP:recorded``, when the journal has the step and nothing of it is
+done, or ``STEP:done``, when all of it is done and the journal does not know.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from qbm_trio.__main__ import main
+from qbm_trio.core.relocation import Relocation
+from qbm_trio.tasks.relocation_steps import Result, Steps
+
+STEP, WHEN = os.environ["QBM_DIE_AT"].split(":")
+take = Steps.take
+
+
+async def take_and_die(self: Steps, row: Relocation) -> Result:
+    """Take the step, unless it is the one."""
+    if row.step == STEP and WHEN == "recorded":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = await take(self, row)
+    if row.step == STEP and WHEN == "done":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+
+if __name__ == "__main__":
+    setattr(Steps, "take", take_and_die)  # noqa: B010
+    sys.exit(main(sys.argv[1:]))
