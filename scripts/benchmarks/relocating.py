@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
-import qbittorrentapi
-
 from qbm_trio.core.space import PIN_TAG
 from scripts.rig.qbt import Qbt, running
 
@@ -256,17 +254,18 @@ def _sampling(qbt: Qbt, id: str) -> Iterator[list[Sample]]:
     problems: list[Exception] = []
 
     def ask() -> None:
-        with qbittorrentapi.Client(host=qbt.url, SIMPLE_RESPONSES=True) as api:
-            while not stop.wait(SAMPLE_S):
-                (row,) = api.torrents_info(torrent_hashes=id)
-                samples.append(
-                    Sample(
-                        at_s=time.perf_counter(),
-                        state=str(row["state"]),
-                        progress=float(row["progress"]),  # type: ignore[arg-type]
-                        content_path=str(row["content_path"]),
-                    )
+        # A client of its own: the library's must not be shared between threads.
+        api = Qbt(qbt.folder, web_port=qbt.web_port, peer_port=qbt.peer_port)
+        while not stop.wait(SAMPLE_S):
+            row = api.info(id)
+            samples.append(
+                Sample(
+                    at_s=time.perf_counter(),
+                    state=row["state"],
+                    progress=row["progress"],
+                    content_path=row["content_path"],
                 )
+            )
 
     def guarded() -> None:
         try:

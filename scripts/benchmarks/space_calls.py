@@ -81,7 +81,7 @@ class _Counted:
         server.space_run(relocated=0)  # after it no run is left that the start has asked for
         runs = [self._run(server, relocated=0) for _ in range(rounds)]
         took = " ".join(f"{took_s:.2f}" for _, took_s in runs)
-        self._row(what, [calls for calls, _ in runs], IDLE_TARGET, f"; the runs took {took} s")
+        self._row(what, [calls for calls, _ in runs], IDLE_TARGET, f"; took {took} s")
 
     def relocating(self, server: Server, qbt: Qbt, ids: list[str]) -> None:
         """A run that relocates these."""
@@ -111,15 +111,14 @@ class _Counted:
             if kind == "fixed"
         )
         note = ", ".join(f"{kind} {number}" for kind, number in by_kind.items())
-        note += (f" ({names})" if names else "") + also
-        self._say(f"{what}: {note}")
+        self._say(f"{what}: {note}" + (f" ({names})" if names else ""))
         self.rows.append(
             plain_row(
                 SECTION,
                 what,
                 Series(name="calls", unit="calls", values=tuple(map(_without_polls, runs))),
                 target=target,
-                note=note,
+                note=note + also,
                 on_chart=False,
             )
         )
