@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.text import Text
 
 from qbm_trio.service import calm_the_collector
-from scripts.benchmarks import copies, notify, report, resident
+from scripts.benchmarks import (
+    copies,
+    notify,
+    planning,
+    relocating,
+    report,
+    resident,
+    space_calls,
+)
 from scripts.benchmarks.machine import MIB, Places, describe, file_system, places
 from scripts.benchmarks.model import BenchFailed, Row, Target
 from scripts.benchmarks.torrents import Content, many_files, one_file
@@ -21,7 +29,7 @@ from scripts.rig.qbt import Qbt, running
 from scripts.rig.signals import ignore_signals, leave_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("copy", "small", "notify", "memory", "start")
+PARTS = ("copy", "small", "notify", "memory", "start", "space")
 COPY_TARGET = Target(limit=1.2)
 SMALL_TARGET = Target(limit=3)
 
@@ -40,11 +48,15 @@ class Sizes:
     jobs: int  #: in the journal
     copies: int  #: of the large file, during which notifications are measured
     rate_limit_mb_s: str = ""  #: for these copies
+    planned: int  #: torrents in a plan, and in qBittorrent when calls are counted
+    relocated_bytes: int
+    refresh_ms: tuple[int, ...]  #: qBittorrent's refresh intervals to relocate with
 
     @property
     def data_bytes(self) -> int:
         """What the SSD folder must hold."""
-        return self.large_bytes + self.small_count * (self.small_bytes + 4096)
+        files = self.small_count * (self.small_bytes + 4096) + self.planned * 4096
+        return self.large_bytes + files + self.relocated_bytes
 
 
 FULL = Sizes(
@@ -56,6 +68,9 @@ FULL = Sizes(
     writes=400,
     jobs=10_000,
     copies=9,
+    planned=10_000,
+    relocated_bytes=1024 * MIB,
+    refresh_ms=(1500, 100),  # its default, and one at which its answers are fresh
 )
 QUICK = Sizes(
     rounds=1,
@@ -67,6 +82,9 @@ QUICK = Sizes(
     jobs=300,
     copies=3,
     rate_limit_mb_s="8",  # lest they end before something is measured
+    planned=300,
+    relocated_bytes=16 * MIB,
+    refresh_ms=(100,),
 )
 
 
@@ -123,7 +141,27 @@ class Bench:
                 rounds=self._sizes.rounds,
                 say=self._say,
             )
+        if "space" in parts:
+            rows += self._space()
         return rows
+
+    def _space(self) -> list[Row]:
+        sizes = self._sizes
+        self._begin(planning.SECTION)
+        rows = planning.measure(torrents=sizes.planned, rounds=3 * sizes.rounds, say=self._say)
+        self._begin(space_calls.SECTION)
+        rows += space_calls.measure(
+            self._where, many=sizes.planned, rounds=sizes.rounds, say=self._say
+        )
+        self._begin("space management: relocating")
+        return rows + relocating.compare(
+            self._where,
+            size_bytes=sizes.relocated_bytes,
+            fill_bytes=sizes.fill_bytes,
+            refresh_ms=sizes.refresh_ms,
+            rounds=sizes.rounds,
+            say=self._say,
+        )
 
     def _copies(self, what: str, content: Content, target: Target) -> list[Row]:
         # What lies in memory anyway cannot be dropped from the page cache.

@@ -153,6 +153,11 @@ def settle(folder: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+    sync(folder)
+
+
+def sync(folder: Path) -> None:
+    """Have all that was written to a file system on its disk."""
     _run("sync", "-f", folder)
 
 

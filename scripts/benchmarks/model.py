@@ -130,6 +130,8 @@ def plain_row(
 
 
 def _digits(value: float) -> str:
+    if isinstance(value, int):  # counted
+        return str(value)
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"

@@ -29,7 +29,12 @@ def print_table(console: Console, rows: Sequence[Row]) -> None:
     """One line for each thing measured, with all of its runs."""
     table = Table(title="Medians, and every run in the order measured", title_justify="left")
     for title in ("measured", "figure", "target", "", "runs", "beside it", "note"):
-        table.add_column(title, overflow="fold", justify="right" if title == "figure" else "left")
+        table.add_column(
+            title,
+            overflow="fold",
+            justify="right" if title == "figure" else "left",
+            max_width=30 if title == "note" else None,  # else the names are folded first
+        )
     for section, group in groupby(rows, key=lambda row: row.section):
         table.add_section()
         table.add_row(Text(section, style="bold"))

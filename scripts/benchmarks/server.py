@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +74,44 @@ class Server(Service):
                 jobs = self.get("/jobs?limit=10")["jobs"]
                 raise BenchFailed(f"{count} copies do not run; the jobs are {jobs}")
             time.sleep(0.02)
+
+    def tier(self, ids: Iterable[str], limit_s: float = 120) -> None:
+        """Notify torrents; return once all of them have copies. Raises `BenchFailed`."""
+        jobs = [self.post("/notify/torrent-finished", {"hash": id})["queue_id"] for id in ids]
+        until = time.monotonic() + limit_s
+        for job in jobs:
+            while (found := self.get(f"/jobs/{job}"))["state"] != "done":
+                if found["state"] == "failed" or time.monotonic() > until:
+                    raise BenchFailed(f"a torrent is not tiered: {found}")
+                time.sleep(0.02)
+
+    def idle(self) -> bool:
+        """Whether no run of space management is under way, and no relocation open."""
+        status = self.get("/status")
+        open_ones = [each for each in status["processes"] if each["kind"] == "relocation"]
+        return status["space"]["current_run"] is None and not open_ones
+
+    def space_run(self, *, relocated: int, limit_s: float = 300) -> dict[str, Any]:
+        """Have a run made; return what came of it once nothing of it is open.
+
+        Raises `BenchFailed` if it has not relocated so many torrents.
+        """
+        run_id = self.post("/space-management/trigger", {})["run_id"]
+        return self.end_of_run(run_id, relocated=relocated, limit_s=limit_s)
+
+    def end_of_run(self, run_id: str, *, relocated: int, limit_s: float = 300) -> dict[str, Any]:
+        """The same for a run that was triggered before."""
+        until = time.monotonic() + limit_s
+        while True:
+            last: dict[str, Any] | None = self.get("/status")["space"]["last_run"]
+            if last is not None and last["id"] == run_id and self.idle():
+                break
+            if time.monotonic() > until:
+                raise BenchFailed(f"the run {run_id} does not end; the last one is {last}")
+            time.sleep(0.02)
+        if last["relocated"] != relocated or last["problem"]:
+            raise BenchFailed(f"{relocated} torrents should have been relocated: {last}")
+        return last
 
     def memory_bytes(self, name: str = "VmRSS") -> int:
         """What the kernel says of its memory."""

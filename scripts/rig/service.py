@@ -98,14 +98,27 @@ class Service:
 
         Raises `RuntimeError` for any other failure.
         """
-        request = urllib.request.Request(self.url + path, headers={"X-API-Key": self.key})
         try:
-            with _OPENER.open(request, timeout=30) as answer:
-                return json.load(answer)
+            return self._ask(path, None)
         except OSError as error:
             if quiet and not isinstance(error, urllib.error.HTTPError):
                 return None
             raise RuntimeError(f"GET {path} failed: {error}") from error
+
+    def post(self, path: str, document: object) -> Any:
+        """Answer of ``POST path`` with a JSON body. Raises `RuntimeError` for any failure."""
+        try:
+            return self._ask(path, json.dumps(document).encode())
+        except OSError as error:
+            raise RuntimeError(f"POST {path} failed: {error}") from error
+
+    def _ask(self, path: str, body: bytes | None) -> Any:
+        headers = {"X-API-Key": self.key}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        with _OPENER.open(request, timeout=30) as answer:
+            return json.load(answer)
 
     def stop(self) -> int | None:
         """End it with SIGTERM (SIGKILL as the last resort); return its exit status."""
