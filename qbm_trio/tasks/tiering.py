@@ -24,7 +24,6 @@ from ..adapters.copying import CopyOptions, copy_and_verify
 from ..adapters.disk import DiskSpace
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
-from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
 from ..adapters.publishing import publish, set_aside, sync_adopted
 from ..core.client import QbittorrentClient
 from ..core.errors import DestinationChanged, DestinationConflict, JobError, MustWait
@@ -35,6 +34,7 @@ from .destinations import Destinations, items_of
 from .jobs import Jobs
 from .planning import Plan, Planner
 from .publication import Publication
+from .staging import Staging
 from .tiers import Tiers
 from .workers import Running
 
@@ -75,6 +75,7 @@ class Tiering:
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
         self._computing = trio.CapacityLimiter(1)
+        self._staging = Staging(policy.hdd, tiers=tiers)
         self._destinations = Destinations(
             journal=journal,
             tiers=tiers,
@@ -156,36 +157,11 @@ class Tiering:
     async def discard(self, job_id: JobId) -> None:
         """Drop a job's partial data. What is published stays."""
         self._planner.forget(job_id)
-        await self._drop_staging(job_id)
-
-    async def _drop_staging(self, job_id: JobId) -> None:
-        try:
-            await self._tiers.hdd.check()
-            await discard_staging(
-                self._policy.hdd,
-                instance_id=self._tiers.instance_id,
-                job_id=job_id,
-                limiter=self._tiers.hdd.limiter,
-            )
-        except JobError as error:
-            # The job's next try empties it; when the job has ended, the next start removes it.
-            log.warning("staging of job %s is left for now: %s", job_id, error)
+        await self._staging.drop(job_id)
 
     async def clean(self) -> None:
         """At start: remove staging that belongs to no live job."""
-        try:
-            await self._tiers.hdd.check()
-            removed = await clean_staging(
-                self._policy.hdd,
-                instance_id=self._tiers.instance_id,
-                keep_job_ids=self._jobs.alive_ids(),
-                limiter=self._tiers.hdd.limiter,
-            )
-        except JobError as error:
-            log.warning("staging was not cleaned: %s", error)
-        else:
-            if removed:
-                log.info("removed the staging of %d jobs that are gone", len(removed))
+        await self._staging.clean(self._jobs.alive_ids())
 
     # -- copying
 
@@ -193,7 +169,7 @@ class Tiering:
         seen = await self._look(plan)
         if await self._destinations.published_unchanged(running.job, plan, seen):
             log.info("published before and unchanged since: only the tags are left")
-            await self._drop_staging(running.job.id)
+            await self._staging.drop(running.job.id)
             return
         await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
         await self._require_room(running, plan, seen)
@@ -211,14 +187,11 @@ class Tiering:
         await self._tiers.require()
         try:
             # Before the room is measured: what an earlier try staged is removed here.
-            staged = await prepare_staging(
-                self._policy.hdd,
+            staged = await self._staging.prepare(
+                running.job.id,
                 await self._compute(
                     lambda: [self._policy.hdd / plan.files[i].on_hdd for i in to_copy]
                 ),
-                instance_id=self._tiers.instance_id,
-                job_id=running.job.id,
-                limiter=self._tiers.hdd.limiter,
             )
             items = await self._compute(
                 lambda: items_of(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
@@ -241,11 +214,11 @@ class Tiering:
         except DestinationConflict as error:
             # There was none when we looked. It may be the same file, from another
             # torrent's job: the next try compares it.
-            await self._drop_staging(running.job.id)
+            await self._staging.drop(running.job.id)
             raise DestinationChanged(str(error)) from error
         except JobError:
             # A job that waits holds no room on the disk.
-            await self._drop_staging(running.job.id)
+            await self._staging.drop(running.job.id)
             raise
 
     async def _look(self, plan: Plan) -> Sequence[Seen]:
@@ -268,7 +241,7 @@ class Tiering:
                 if last:
                     raise
                 # A try that was killed may hold the room itself.
-                await self._drop_staging(running.job.id)
+                await self._staging.drop(running.job.id)
 
     async def _space(self, seen: Sequence[Seen]) -> tuple[int, DiskSpace]:
         return await space_at(seen[0].destination.parent, limiter=self._tiers.hdd.limiter)
@@ -333,7 +306,7 @@ class Tiering:
                 now=self._jobs.now(),
             )
         )
-        await self._drop_staging(running.job.id)
+        await self._staging.drop(running.job.id)
         log.info(
             "published in %s: %d files, %d bytes copied, %d verified, %d adopted",
             self._policy.hdd / plan.shown_destination,
