@@ -142,22 +142,13 @@ def published_files(
     found: dict[str, list[tuple[TorrentId, CopyFile]]] = {}
     for start in range(0, len(paths), _PATHS_AT_ONCE):
         some = paths[start : start + _PATHS_AT_ONCE]
-        for torrent_id, *values in connection.execute(
-            "SELECT torrent_id, idx, path, size, mtime_ns, ours, inode"
-            f" FROM copy_files JOIN copies USING (torrent_id)"
+        for torrent_id, *row in connection.execute(
+            f"SELECT torrent_id, {_FILE_COLUMNS} FROM copy_files JOIN copies USING (torrent_id)"
             f" WHERE path IN ({', '.join('?' * len(some))}) AND published_at IS NOT NULL",
             some,
         ):
-            idx, path, size, mtime_ns, ours, inode = values
-            file = CopyFile(
-                index=idx,
-                path=path,
-                size_bytes=size,
-                mtime_ns=mtime_ns,
-                ours=bool(ours),
-                inode=inode,
-            )
-            found.setdefault(path, []).append((TorrentId(torrent_id), file))
+            file = _file(tuple(row))
+            found.setdefault(file.path, []).append((TorrentId(torrent_id), file))
     return found
 
 
