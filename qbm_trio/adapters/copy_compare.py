@@ -10,7 +10,15 @@ import trio
 
 from ..core.pieces import Metainfo, Role, plan_spans
 from .copy_hashing import Piece, PieceChecker
-from .copy_pieces import CopyItem, by_position, corrupt, matches, read_from_disk, segments_of
+from .copy_pieces import (
+    CopyItem,
+    by_position,
+    corrupt,
+    drop,
+    matches,
+    read_from_disk,
+    segments_of,
+)
 from .copy_stream import Batch, Input, run_pass
 from .copy_threads import Stop, run_supervised
 from .disk_errors import read_error
@@ -22,6 +30,7 @@ async def identical(
     items: Sequence[CopyItem],
     candidates: Mapping[int, Path],
     *,
+    from_disk: bool = False,
     limiter: trio.CapacityLimiter,
     nice: int,
 ) -> frozenset[int]:
@@ -37,6 +46,7 @@ async def identical(
         metainfo: the torrent's.
         items: all its files in order of index.
         candidates: by index; real paths from `disk_paths.resolve_beneath`.
+        from_disk: let the kernel forget what it has cached of them first; they are synced.
         limiter: one token is held meanwhile.
         nice: of the reading threads.
 
@@ -51,7 +61,7 @@ async def identical(
         return frozenset()
 
     def work(stop: Stop) -> frozenset[int]:
-        return _Comparison(metainfo, items, candidates, nice).run(stop)
+        return _Comparison(metainfo, items, candidates, from_disk, nice).run(stop)
 
     return await run_supervised(work, nice=nice, limiter=limiter)
 
@@ -66,6 +76,7 @@ class _Comparison:
         metainfo: Metainfo,
         items: Sequence[CopyItem],
         candidates: Mapping[int, Path],
+        from_disk: bool,
         nice: int,
     ) -> None:
         self._metainfo = metainfo
@@ -81,6 +92,7 @@ class _Comparison:
         }
         self._candidates: dict[int, Input] = {}
         self._same: set[int] = set()  #: positions not yet known to differ
+        self._from_disk = from_disk
         self._nice = nice
 
     def run(self, stop: Stop) -> frozenset[int]:
@@ -91,6 +103,10 @@ class _Comparison:
         self._same = set(self._candidates)
         if not self._same:
             return frozenset()
+        if self._from_disk:
+            for candidate in self._candidates.values():
+                stop.check()
+                drop(candidate)
         checker = PieceChecker(self._metainfo)
 
         def use(_: Batch) -> None:

@@ -7,8 +7,9 @@ put in place and *published* after the last one has been synced.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ class CopyFile:
     mtime_ns: int | None  #: as published, or about to be
     ours: bool  #: put there by this service, not found there and adopted
     inode: int | None = None  #: by `recorded_inode`; tells our file, once begun, from another
+    source_inode: int | None = None  #: of the SSD file, by `recorded_inode`; it may be reused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ _SELECT: Final = (
     "SELECT torrent_id, job_id, destination, save_root, category, name, verification,"
     " bytes, begun_at, published_at FROM copies"
 )
+_FILE_COLUMNS: Final = "idx, path, size, mtime_ns, ours, inode, source_inode"
 
 
 def recorded_inode(inode: int) -> int:
@@ -85,16 +88,41 @@ def _copy(row: tuple[Any, ...]) -> Copy:
 
 def files(connection: sqlite3.Connection, torrent_id: TorrentId) -> list[CopyFile]:
     """The files of a torrent's copy, in order."""
-    return [
-        CopyFile(
-            index=idx, path=path, size_bytes=size, mtime_ns=mtime_ns, ours=bool(ours), inode=inode
-        )
-        for idx, path, size, mtime_ns, ours, inode in connection.execute(
-            "SELECT idx, path, size, mtime_ns, ours, inode FROM copy_files"
-            " WHERE torrent_id = ? ORDER BY idx",
-            (torrent_id,),
-        )
-    ]
+    rows = connection.execute(
+        f"SELECT {_FILE_COLUMNS} FROM copy_files WHERE torrent_id = ? ORDER BY idx", (torrent_id,)
+    )
+    return [_file(row) for row in rows]
+
+
+def made_from(
+    connection: sqlite3.Connection, source_inodes: Collection[int], *, besides: TorrentId
+) -> list[CopyFile]:
+    """Published files of other torrents that were made from these files of the SSD.
+
+    The last published come first. It is a hint: an inode's number is used again when
+    its file is gone. The device is not kept, for its number changes with a reboot.
+    """
+    rows = connection.execute(
+        f"SELECT {_FILE_COLUMNS} FROM copy_files JOIN copies USING (torrent_id)"
+        " WHERE source_inode IN (SELECT value FROM json_each(?))"
+        " AND torrent_id != ? AND published_at IS NOT NULL"
+        " ORDER BY published_at DESC, torrent_id, idx",
+        (json.dumps(list(source_inodes)), besides),
+    )
+    return [_file(row) for row in rows]
+
+
+def _file(row: tuple[Any, ...]) -> CopyFile:
+    index, path, size_bytes, mtime_ns, ours, inode, source_inode = row
+    return CopyFile(
+        index=index,
+        path=path,
+        size_bytes=size_bytes,
+        mtime_ns=mtime_ns,
+        ours=bool(ours),
+        inode=inode,
+        source_inode=source_inode,
+    )
 
 
 def claims(connection: sqlite3.Connection, path: str) -> list[tuple[TorrentId, bool]]:
@@ -114,22 +142,13 @@ def published_files(
     found: dict[str, list[tuple[TorrentId, CopyFile]]] = {}
     for start in range(0, len(paths), _PATHS_AT_ONCE):
         some = paths[start : start + _PATHS_AT_ONCE]
-        for torrent_id, *values in connection.execute(
-            "SELECT torrent_id, idx, path, size, mtime_ns, ours, inode"
-            f" FROM copy_files JOIN copies USING (torrent_id)"
+        for torrent_id, *row in connection.execute(
+            f"SELECT torrent_id, {_FILE_COLUMNS} FROM copy_files JOIN copies USING (torrent_id)"
             f" WHERE path IN ({', '.join('?' * len(some))}) AND published_at IS NOT NULL",
             some,
         ):
-            idx, path, size, mtime_ns, ours, inode = values
-            file = CopyFile(
-                index=idx,
-                path=path,
-                size_bytes=size,
-                mtime_ns=mtime_ns,
-                ours=bool(ours),
-                inode=inode,
-            )
-            found.setdefault(path, []).append((TorrentId(torrent_id), file))
+            file = _file(tuple(row))
+            found.setdefault(file.path, []).append((TorrentId(torrent_id), file))
     return found
 
 
@@ -158,8 +177,7 @@ def begin(connection: sqlite3.Connection, copy: Copy, entries: Sequence[CopyFile
         ),
     )
     connection.executemany(
-        "INSERT INTO copy_files (torrent_id, idx, path, size, mtime_ns, ours, inode)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO copy_files (torrent_id, {_FILE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 copy.torrent_id,
@@ -169,6 +187,7 @@ def begin(connection: sqlite3.Connection, copy: Copy, entries: Sequence[CopyFile
                 f.mtime_ns,
                 f.ours or (f.path in before and (published_before or _same(before[f.path], f))),
                 f.inode,
+                f.source_inode,
             )
             for f in entries
         ],

@@ -109,6 +109,12 @@ MIGRATIONS: Final = (
     ALTER TABLE relocations ADD COLUMN freed_bytes INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX relocations_by_torrent ON relocations (torrent_id);
     """,
+    # The SSD file that each was made from, to find what its hardlinks can share on the HDD.
+    """
+    ALTER TABLE copy_files ADD COLUMN source_inode INTEGER;
+    CREATE INDEX copy_files_by_source ON copy_files (source_inode)
+        WHERE source_inode IS NOT NULL;
+    """,
 )
 
 VERSION: Final = len(MIGRATIONS)

@@ -29,6 +29,7 @@ class Seen:
     destination: Path  #: where it goes; its folder may not exist yet
     there: os.stat_result | None  #: of what stands at the destination
     same_file: bool  #: both paths lead to one inode
+    source_inode: tuple[int, int] | None  #: device and inode; None: it is missing
 
 
 async def look(
@@ -69,7 +70,7 @@ async def space_at(folder: Path, *, limiter: trio.CapacityLimiter) -> tuple[int,
 
 
 def _look(ssd: Path, hdd: Path, files: Sequence[PlannedFile]) -> tuple[Seen, ...]:
-    on_ssd, on_hdd = _Folders(ssd), _Folders(hdd)
+    on_ssd, on_hdd = Folders(ssd), Folders(hdd)
     found = []
     for number, file in enumerate(files):
         if number % MANY == 0:
@@ -80,12 +81,16 @@ def _look(ssd: Path, hdd: Path, files: Sequence[PlannedFile]) -> tuple[Seen, ...
         from_stat = _source(source, file)
         # What stands where an unwanted file would go is in nobody's way.
         there = _at(destination) if file.wanted else None
-        same = (
-            from_stat is not None
-            and there is not None
-            and (from_stat.st_dev, from_stat.st_ino) == (there.st_dev, there.st_ino)
+        inode = None if from_stat is None else (from_stat.st_dev, from_stat.st_ino)
+        found.append(
+            Seen(
+                source=source,
+                destination=destination,
+                there=there,
+                same_file=there is not None and (there.st_dev, there.st_ino) == inode,
+                source_inode=inode,
+            )
         )
-        found.append(Seen(source=source, destination=destination, there=there, same_file=same))
     return tuple(found)
 
 
@@ -130,7 +135,7 @@ def _at(path: Path) -> os.stat_result | None:
     return status
 
 
-class _Folders:
+class Folders:
     """Resolve many files of few folders: each folder's links are followed once."""
 
     def __init__(self, root: Path) -> None:

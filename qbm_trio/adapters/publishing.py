@@ -42,6 +42,7 @@ class PublishItem:
     destination: Path  #: below the HDD's base; not yet resolved
     source: Path  #: real path on the SSD, whose owner, group and mode are followed
     written: Written  #: from the copy's report; knows the file again after a crash
+    shared: bool = False  #: a hardlink to another torrent's file
 
 
 async def publish(
@@ -55,7 +56,7 @@ async def publish(
 
     Folders that are missing are made, like their counterparts on the SSD in owner,
     group, mode and times where permitted. Files get the owner, group and mode of their
-    sources; their times were set when they were written.
+    sources; their times were set when they were written. Shared ones are left as they are.
 
     Args:
         base: the HDD's base folder.
@@ -68,6 +69,7 @@ async def publish(
 
     Raises:
         DestinationConflict: something stands at a destination; it was not touched.
+        DestinationChanged: a shared file was written to since it was verified.
         UnsafePath: a link leads out of the tier.
         MustWait: the HDD is full, read-only or away.
         DiskError: the system refused otherwise. After EXDEV the next
@@ -214,11 +216,18 @@ def _publish_one(
         if _is_published(item, target_fd, name):
             return
         raise
-    try:
-        model = item.source.stat()
-    except OSError as error:
-        raise read_error(error, item.source) from error
-    follow_owner_and_mode(staged_name, model, dir_fd=staging_fd, now=staged)
+    if item.shared:
+        if not _is_written(item, staged):
+            raise DestinationChanged(
+                f"what {item.destination} was to share with another torrent was changed while "
+                "the job worked; the next try looks at it anew"
+            )
+    else:
+        try:
+            model = item.source.stat()
+        except OSError as error:
+            raise read_error(error, item.source) from error
+        follow_owner_and_mode(staged_name, model, dir_fd=staging_fd, now=staged)
     try:
         disk_calls.move_noreplace(staging_fd, staged_name, target_fd, name)
     except FileExistsError:
@@ -237,8 +246,12 @@ def _is_published(item: PublishItem, folder_fd: int, name: str) -> bool:
         there = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
+    return is_regular(there) and _is_written(item, there)
+
+
+def _is_written(item: PublishItem, status: os.stat_result) -> bool:
     known = item.written
-    return is_regular(there) and (there.st_ino, there.st_size, there.st_mtime_ns) == (
+    return (status.st_ino, status.st_size, status.st_mtime_ns) == (
         known.inode, known.size_bytes, known.mtime_ns
     )  # fmt: skip
 

@@ -148,7 +148,8 @@ _COPIES_AFTER: Final = """
 _FILES_AS_JSON: Final = """
     SELECT count(*), json_group_array(json_object(
         'index', idx, 'path', path, 'size_bytes', size, 'mtime_ns', mtime_ns,
-        'ours', json(CASE WHEN ours THEN 'true' ELSE 'false' END), 'inode', inode))
+        'ours', json(CASE WHEN ours THEN 'true' ELSE 'false' END), 'inode', inode,
+        'source_inode', source_inode))
     FROM (SELECT * FROM copy_files WHERE torrent_id = ? ORDER BY idx)
 """
 

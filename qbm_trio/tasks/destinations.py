@@ -88,7 +88,7 @@ class Destinations:
         """
         present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
         await self._require_two_places(present, seen)
-        items = await compute(partial(items_of, plan, seen, {}, set()), limiter=self._computing)
+        items = await compute(partial(items_of, plan, seen, {}, {}), limiter=self._computing)
         adopted = await identical(
             plan.metainfo,
             items,
@@ -166,9 +166,12 @@ def _unchanged(file: PlannedFile, record: journal_copies.CopyFile, seen: Seen) -
 
 
 def items_of(
-    plan: Plan, seen: Sequence[Seen], staged: Mapping[int, Path], adopted: Collection[int]
+    plan: Plan, seen: Sequence[Seen], staged: Mapping[int, Path], on_hdd: Mapping[int, Path]
 ) -> list[CopyItem]:
-    """All files of the torrent, as the copy wants them."""
+    """All files of the torrent, as the copy wants them.
+
+    ``staged`` says where to copy files, ``on_hdd`` where the verified bytes of others are.
+    """
     return [
         CopyItem(
             index=f.index,
@@ -176,7 +179,7 @@ def items_of(
             size_bytes=f.size_bytes,
             wanted=f.wanted,
             staged=staged.get(f.index),
-            published=seen[f.index].destination if f.index in adopted else None,
+            published=on_hdd.get(f.index),
         )
         for f in plan.files
     ]

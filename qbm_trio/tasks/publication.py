@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..adapters import journal_copies
-from ..adapters.copying import CopyItem, CopyReport
+from ..adapters.copying import CopyItem, CopyReport, Written
+from ..adapters.hardlinks import Hardlink
 from ..adapters.looking import Seen
 from ..adapters.publishing import PublishItem
 from ..core.model import JobId, Verification
@@ -26,6 +27,7 @@ class Publication:
     seen: Sequence[Seen]  #: by index
     items: Sequence[CopyItem]  #: by index
     report: CopyReport
+    linked: Mapping[int, Hardlink]  #: by index; staged, but shared with another torrent
     in_the_way: Mapping[Path, os.stat_result]  #: to be set aside, as they were judged
 
     def record(
@@ -48,40 +50,55 @@ class Publication:
 
     def entries(self) -> list[journal_copies.CopyFile]:
         """Its wanted files for the journal."""
-        return [_entry(self, i) for i in self.items if i.wanted]
+        written = self._written()
+        return [_entry(self, i, written.get(i.index)) for i in self.items if i.wanted]
 
-    def copied(self, hdd: Path) -> list[PublishItem]:
-        """The files that were staged, with their destinations below ``hdd``."""
-        return [
-            PublishItem(
-                staged=i.staged,
-                destination=hdd / self.plan.files[i.index].on_hdd,
-                source=i.source,
-                written=self.report.files[i.index],
-            )
-            for i in self.items
-            if i.staged is not None
-        ]
+    def staged(self, hdd: Path) -> list[PublishItem]:
+        """The files that were copied or hardlinked, with their destinations below ``hdd``."""
+        written = self._written()
+        found = []
+        for i in self.items:
+            link = self.linked.get(i.index)
+            staged = i.staged if link is None else link.staged
+            if staged is not None:
+                found.append(
+                    PublishItem(
+                        staged=staged,
+                        destination=hdd / self.plan.files[i.index].on_hdd,
+                        source=i.source,
+                        written=written[i.index],
+                        shared=link is not None,
+                    )
+                )
+        return found
+
+    def _written(self) -> dict[int, Written]:
+        """What is put in place now, by index."""
+        return {**self.report.files, **{i: link.known for i, link in self.linked.items()}}
 
     def adopted(self) -> dict[Path, os.stat_result]:
         """The files that were found in place, as they were before they were hashed."""
         return {
             i.published: there
             for i in self.items
-            if i.published is not None and (there := self.seen[i.index].there) is not None
+            if i.published is not None
+            and i.index not in self.linked
+            and (there := self.seen[i.index].there) is not None
         }
 
 
-def _entry(made: Publication, item: CopyItem) -> journal_copies.CopyFile:
+def _entry(made: Publication, item: CopyItem, written: Written | None) -> journal_copies.CopyFile:
     """What the journal keeps of one file: as it was written, or as it was found."""
-    written, there = made.report.files.get(item.index), made.seen[item.index].there
-    found = there if item.published is not None else None
+    seen = made.seen[item.index]
+    found = seen.there if item.published is not None else None
+    source = seen.source_inode
     inode = written.inode if written else found.st_ino if found else None
     return journal_copies.CopyFile(
         index=item.index,
         path=str(made.plan.files[item.index].on_hdd),
         size_bytes=item.size_bytes,
         mtime_ns=written.mtime_ns if written else found.st_mtime_ns if found else None,
-        ours=item.staged is not None,
+        ours=written is not None,
         inode=None if inode is None else journal_copies.recorded_inode(inode),
+        source_inode=None if source is None else journal_copies.recorded_inode(source[1]),
     )

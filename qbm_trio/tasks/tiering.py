@@ -8,7 +8,7 @@ published already by its hashes, or, if it published it itself, by the journal.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,6 @@ from ..adapters.copying import CopyOptions, copy_and_verify
 from ..adapters.disk import DiskSpace
 from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
-from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
 from ..adapters.publishing import publish, set_aside, sync_adopted
 from ..core.client import QbittorrentClient
 from ..core.errors import DestinationChanged, DestinationConflict, JobError, MustWait
@@ -32,9 +31,11 @@ from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent
 from ..core.placement import Place
 from ..logs import rename_job
 from .destinations import Destinations, items_of
+from .hardlinks import Hardlinks, Turns
 from .jobs import Jobs
 from .planning import Plan, Planner
 from .publication import Publication
+from .staging import Staging
 from .tiers import Tiers
 from .workers import Running
 
@@ -75,6 +76,7 @@ class Tiering:
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
         self._computing = trio.CapacityLimiter(1)
+        self._staging = Staging(policy.hdd, tiers=tiers)
         self._destinations = Destinations(
             journal=journal,
             tiers=tiers,
@@ -83,6 +85,16 @@ class Tiering:
             verification=policy.copy_options.verification,
             nice=policy.copy_options.nice,
         )
+        self._hardlinks = Hardlinks(
+            policy.hdd,
+            journal=journal,
+            tiers=tiers,
+            limiter=self._copies,
+            computing=self._computing,
+            verification=policy.copy_options.verification,
+            nice=policy.copy_options.nice,
+        )
+        self._turns = Turns()
         self._planner = Planner(
             ssd=policy.ssd,
             hdd=policy.hdd,
@@ -143,86 +155,67 @@ class Tiering:
             return f"{torrent.name!r}: nothing to copy, its data is on the HDD"
         plan = await self._planner.plan(job, torrent)
         seen = await self._look(plan)
+        originals = await self._hardlinks.find(plan, seen)
         wanted = [f for f in plan.files if f.wanted]
         missing = [f for f in wanted if seen[f.index].there is None]
-        there = len(wanted) - len(missing)
+        to_copy = [f for f in missing if f.index not in originals]
+        there, shared = len(wanted) - len(missing), len(missing) - len(to_copy)
         return (
-            f"{torrent.name!r}: would copy {sum(f.size_bytes for f in missing)} bytes in "
-            f"{len(missing)} files to {self._policy.hdd / plan.shown_destination}, "
+            f"{torrent.name!r}: would copy {sum(f.size_bytes for f in to_copy)} bytes in "
+            f"{len(to_copy)} files to {self._policy.hdd / plan.shown_destination}, "
             + (f"compare {there} files that stand there already, " if there else "")
+            + (f"hardlink {shared} files that another torrent has there, " if shared else "")
             + "verify and tag it"
         )
 
     async def discard(self, job_id: JobId) -> None:
         """Drop a job's partial data. What is published stays."""
         self._planner.forget(job_id)
-        await self._drop_staging(job_id)
-
-    async def _drop_staging(self, job_id: JobId) -> None:
-        try:
-            await self._tiers.hdd.check()
-            await discard_staging(
-                self._policy.hdd,
-                instance_id=self._tiers.instance_id,
-                job_id=job_id,
-                limiter=self._tiers.hdd.limiter,
-            )
-        except JobError as error:
-            # The job's next try empties it; when the job has ended, the next start removes it.
-            log.warning("staging of job %s is left for now: %s", job_id, error)
+        await self._staging.drop(job_id)
 
     async def clean(self) -> None:
         """At start: remove staging that belongs to no live job."""
-        try:
-            await self._tiers.hdd.check()
-            removed = await clean_staging(
-                self._policy.hdd,
-                instance_id=self._tiers.instance_id,
-                keep_job_ids=self._jobs.alive_ids(),
-                limiter=self._tiers.hdd.limiter,
-            )
-        except JobError as error:
-            log.warning("staging was not cleaned: %s", error)
-        else:
-            if removed:
-                log.info("removed the staging of %d jobs that are gone", len(removed))
+        await self._staging.clean(self._jobs.alive_ids())
 
     # -- copying
 
     async def _copy_and_publish(self, running: Running, plan: Plan) -> None:
         seen = await self._look(plan)
+        sources = {s.source_inode for s in seen if s.source_inode is not None}
+        async with self._turns.of(sources) as waited:
+            if waited:
+                seen = await self._look(plan)
+            await self._copy_in_turn(running, plan, seen)
+
+    async def _copy_in_turn(self, running: Running, plan: Plan, seen: Sequence[Seen]) -> None:
         if await self._destinations.published_unchanged(running.job, plan, seen):
             log.info("published before and unchanged since: only the tags are left")
-            await self._drop_staging(running.job.id)
+            await self._staging.drop(running.job.id)
             return
         await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
-        await self._require_room(running, plan, seen)
+        originals = await self._hardlinks.find(plan, seen)
+        await self._require_room(running, plan, seen, besides=originals)
         adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
-        to_copy = [f.index for f in plan.files if f.wanted and f.index not in adopted]
+        to_stage = [f.index for f in plan.files if f.wanted and f.index not in adopted]
         progress = running.progress
-        progress.bytes_total = sum(plan.files[i].size_bytes for i in to_copy)
-        await self._enter(
-            running,
-            Phase.COPYING,
-            destination=plan.shown_destination,
-            bytes_total=progress.bytes_total,
-        )
         # The disk may have been unmounted during a long comparison.
         await self._tiers.require()
         try:
             # Before the room is measured: what an earlier try staged is removed here.
-            staged = await prepare_staging(
-                self._policy.hdd,
+            paths = await self._staging.prepare(
+                running.job.id,
                 await self._compute(
-                    lambda: [self._policy.hdd / plan.files[i].on_hdd for i in to_copy]
+                    lambda: [self._policy.hdd / plan.files[i].on_hdd for i in to_stage]
                 ),
-                instance_id=self._tiers.instance_id,
-                job_id=running.job.id,
-                limiter=self._tiers.hdd.limiter,
             )
-            items = await self._compute(
-                lambda: items_of(plan, seen, dict(zip(to_copy, staged, strict=True)), adopted)
-            )
+            staged = dict(zip(to_stage, paths, strict=True))
+            linked = await self._hardlinks.stage(plan, seen, originals, staged)
+            to_copy = {i: path for i, path in staged.items() if i not in linked}
+            on_hdd = {i: seen[i].destination for i in adopted}
+            on_hdd |= {i: link.staged for i, link in linked.items()}
+            items = await self._compute(lambda: items_of(plan, seen, to_copy, on_hdd))
+            progress.bytes_total = sum(plan.files[i].size_bytes for i in to_copy)
+            await self._enter(running, Phase.COPYING, bytes_total=progress.bytes_total)
             with await self._room(running, seen):
                 running.restart_clock()
                 report = await copy_and_verify(
@@ -235,17 +228,22 @@ class Tiering:
             await self._publish(
                 running,
                 Publication(
-                    plan=plan, seen=seen, items=items, report=report, in_the_way=in_the_way
+                    plan=plan,
+                    seen=seen,
+                    items=items,
+                    report=report,
+                    linked=linked,
+                    in_the_way=in_the_way,
                 ),
             )
         except DestinationConflict as error:
             # There was none when we looked. It may be the same file, from another
             # torrent's job: the next try compares it.
-            await self._drop_staging(running.job.id)
+            await self._staging.drop(running.job.id)
             raise DestinationChanged(str(error)) from error
         except JobError:
             # A job that waits holds no room on the disk.
-            await self._drop_staging(running.job.id)
+            await self._staging.drop(running.job.id)
             raise
 
     async def _look(self, plan: Plan) -> Sequence[Seen]:
@@ -253,12 +251,19 @@ class Tiering:
             self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
         )
 
-    async def _require_room(self, running: Running, plan: Plan, seen: Sequence[Seen]) -> None:
+    async def _require_room(
+        self, running: Running, plan: Plan, seen: Sequence[Seen], *, besides: Collection[int]
+    ) -> None:
         """Prove that what is surely to be copied has room, before anything is read.
 
+        ``besides`` are files that are perhaps only hardlinked: that needs no room.
         A job that waits for space would else compare all that is there at each look.
         """
-        need = sum(f.size_bytes for f in plan.files if f.wanted and seen[f.index].there is None)
+        need = sum(
+            f.size_bytes
+            for f in plan.files
+            if f.wanted and seen[f.index].there is None and f.index not in besides
+        )
         for last in (False, True):
             device, space = await self._space(seen)
             try:
@@ -268,7 +273,7 @@ class Tiering:
                 if last:
                     raise
                 # A try that was killed may hold the room itself.
-                await self._drop_staging(running.job.id)
+                await self._staging.drop(running.job.id)
 
     async def _space(self, seen: Sequence[Seen]) -> tuple[int, DiskSpace]:
         return await space_at(seen[0].destination.parent, limiter=self._tiers.hdd.limiter)
@@ -293,7 +298,7 @@ class Tiering:
             begun_at=self._jobs.now(),
         )
         entries = await self._compute(made.entries)
-        copied = await self._compute(lambda: made.copied(self._policy.hdd))
+        staged = await self._compute(lambda: made.staged(self._policy.hdd))
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
@@ -317,7 +322,7 @@ class Tiering:
         await self._journal.do(begin)
         await publish(
             self._policy.hdd,
-            copied,
+            staged,
             source_root=self._policy.ssd,
             limiter=self._tiers.hdd.limiter,
         )
@@ -333,14 +338,15 @@ class Tiering:
                 now=self._jobs.now(),
             )
         )
-        await self._drop_staging(running.job.id)
+        await self._staging.drop(running.job.id)
         log.info(
-            "published in %s: %d files, %d bytes copied, %d verified, %d adopted",
+            "published in %s: %d files, %d bytes copied, %d verified, %d adopted, %d hardlinked",
             self._policy.hdd / plan.shown_destination,
             len(entries),
             report.bytes_copied,
             report.bytes_verified,
-            len(entries) - len(copied),
+            len(entries) - len(staged),
+            len(made.linked),
         )
 
     # -- tagging

@@ -116,3 +116,44 @@ def test_copies_outlive_their_jobs(db: sqlite3.Connection) -> None:
     assert journal_jobs.prune(db, finished_before=3) == 1
     assert ops.find(db, A) == COPY
     assert ops.files(db, A) == [entry(0, "a", ours=True)]
+
+
+# -- which other torrents have what was made from a file of the SSD -----------------------
+
+
+def test_published_files_of_other_torrents_are_found_by_their_source_the_last_first(
+    db: sqlite3.Connection,
+) -> None:
+    c, begun = TorrentId("c" * 40), TorrentId("d" * 40)
+    made = {
+        torrent_id: [
+            replace(entry(0, f"{torrent_id[0]}/0", ours=True), source_inode=2**63 - 1),
+            replace(entry(1, f"{torrent_id[0]}/1", ours=False), source_inode=5),
+            entry(2, f"{torrent_id[0]}/2", ours=True),
+        ]
+        for torrent_id in (A, B, c, begun)
+    }
+    for torrent_id, files in made.items():
+        ops.begin(db, replace(COPY, torrent_id=torrent_id), files)
+        assert ops.files(db, torrent_id) == files
+    for torrent_id, now in ((c, 8.0), (A, 7.0), (B, 9.0)):
+        ops.published(db, torrent_id, now=now)
+
+    found = ops.made_from(db, [2**63 - 1, 5, 77], besides=A)
+
+    assert found == [made[B][0], made[B][1], made[c][0], made[c][1]]
+    assert ops.made_from(db, [5], besides=B) == [made[c][1], made[A][1]]
+    assert ops.made_from(db, [9], besides=A) == [], "that is an inode of the HDD"
+    assert ops.made_from(db, [], besides=A) == []
+
+
+def test_a_source_is_looked_up_by_an_index_not_by_reading_all_that_was_ever_copied(
+    db: sqlite3.Connection,
+) -> None:
+    seen: list[str] = []
+    db.set_trace_callback(seen.append)
+    ops.made_from(db, [5, 6], besides=A)
+    db.set_trace_callback(None)
+    plan = "\n".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {seen[0]}"))
+    assert "USING INDEX copy_files_by_source (source_inode=?)" in plan
+    assert "SCAN copy" not in plan

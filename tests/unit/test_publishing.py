@@ -317,6 +317,55 @@ async def test_publishing_again_finishes_after_a_crash_at_every_step(
     assert number > 10
 
 
+# -- what is shared with another torrent -------------------------------------------
+
+
+def share(rig: Rig, items: list[PublishItem]) -> tuple[list[PublishItem], list[Path]]:
+    """Stage hardlinks to files of another torrent instead; give those files, too."""
+    originals, shared = [], []
+    for number, item in enumerate(items):
+        original = rig.hdd / f"another torrent's {number}"
+        item.staged.rename(original)
+        original.chmod(0o604)
+        os.chown(original, 1234, 1234)
+        os.link(original, item.staged)
+        originals.append(original)
+        shared.append(replace(item, shared=True))
+    return shared, originals
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+async def test_publishing_what_is_shared_changes_nothing_of_it_and_finishes_after_a_crash(
+    tmp_path: Path, way: str
+) -> None:
+    for number in range(1, 1000):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rig = Rig(folder)
+        items, originals = share(rig, await rig.stage())
+        before = [o.stat() for o in originals]
+        word = crash_at(rig, items, number)
+        await rig.publish(items)
+        for original, destination, was in zip(originals, rig.destinations, before, strict=True):
+            now = destination.stat()
+            assert now.st_ino == original.stat().st_ino == was.st_ino
+            assert now.st_nlink == 2
+            assert (now.st_mode, now.st_uid, now.st_gid) == (was.st_mode, was.st_uid, was.st_gid)
+            assert now.st_mtime_ns == was.st_mtime_ns
+        if word is None:
+            break
+    assert number > 10
+
+
+async def test_what_is_shared_and_changed_since_it_was_verified_is_not_published(rig: Rig) -> None:
+    items, originals = share(rig, await rig.stage())
+    os.utime(originals[0], ns=(1, 1))
+    with pytest.raises(DestinationChanged, match="was changed while the job worked"):
+        await rig.publish(items)
+    assert not rig.destinations[0].exists()
+    assert originals[0].exists()
+
+
 async def test_a_file_whose_staged_copy_and_published_one_are_gone_is_an_error(
     rig: Rig,
 ) -> None:

@@ -75,7 +75,15 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
         )
         for letter in "ab"
     )
-    entry = CopyFile(index=0, path="tv/\u2028", size_bytes=1, mtime_ns=None, ours=True, inode=2**62)
+    entry = CopyFile(
+        index=0,
+        path="tv/\u2028",
+        size_bytes=1,
+        mtime_ns=None,
+        ours=True,
+        inode=2**62,
+        source_inode=2**63 - 1,
+    )
 
     async with running(tmp_path) as journal:
 
@@ -164,7 +172,7 @@ def fill_with_copies(db: sqlite3.Connection, *, copies: int, files: int) -> None
             (torrent, 1e9 + n / 7),  # more digits than SQLite writes
         )
         db.executemany(
-            "INSERT INTO copy_files VALUES (?, ?, ?, 1, 5, ?, 8)",
+            "INSERT INTO copy_files VALUES (?, ?, ?, 1, 5, ?, 8, 6)",
             [(torrent, i, f'tv/"{n}"\\/\x01 {i}', i % 2) for i in range(files * (n % 3 > 0))],
         )
 
