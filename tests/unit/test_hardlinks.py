@@ -116,7 +116,8 @@ async def test_a_hardlinked_cross_seed_is_stored_once_under_two_names(
         first, second = world.first(version=version), world.cross_seed(version=version)
         await world.tier(first, copied=BOTH)
         for file in FILES:  # set by hand: they are the first torrent's, and stay
-            os.chown(world.hdd / "tv/A" / file, 1234, 1234)
+            if os.geteuid() == 0:
+                os.chown(world.hdd / "tv/A" / file, 1234, 1234)
             (world.hdd / "tv/A" / file).chmod(0o640)
         before = [status(world.hdd / "tv/A" / f) for f in FILES]
         recorded = await world.files(first)
