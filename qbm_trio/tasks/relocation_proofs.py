@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from sqlite3 import Connection
 
 import trio
 
@@ -178,23 +179,47 @@ class Proofs:
     async def claimants(
         self, row: Relocation, *, max_age_s: float = 0.0
     ) -> dict[TorrentId, frozenset[str]]:
-        """Which other torrents list files of this one's copy on the HDD.
+        """Which other torrents list files of this one's copy on the HDD, by whatever name.
 
         Returns:
-            Real paths, by torrent.
+            Real paths of this one's files, by torrent.
         """
         _, planned = await self._planned(row)
-        ours = {str(self._roots.hdd / file.on_hdd) for file in planned}
         limiter = self._tiers.hdd.limiter
-        real = set((await real_places(ours, limiter=limiter)).values())
+        ours = await self._names(row, [str(file.on_hdd) for file in planned])
         found = {}
-        for listed in await self._others([row], real, max_age_s=max_age_s, limiter=limiter):
+        for listed in await self._others([row], ours, max_age_s=max_age_s, limiter=limiter):
             root = self._roots.mapped(listed.root)
             theirs = [str(PurePosixPath(root) / file.name) for file in listed.files]
-            shared = real & set((await real_places(theirs, limiter=limiter)).values())
+            real = set((await real_places(theirs, limiter=limiter)).values())
+            shared = frozenset(ours[name] for name in ours.keys() & real)
             if shared:
-                found[listed.torrent.id] = frozenset(shared)
+                found[listed.torrent.id] = shared
         return found
+
+    async def _names(self, row: Relocation, paths: list[str]) -> dict[str, str]:
+        """All names of these files on the HDD: real paths, each with that of the file.
+
+        Other names are hardlinks that were made for cross-seeds.
+        """
+
+        def read(connection: Connection) -> dict[str, str]:
+            own = {
+                file.path: file
+                for files in journal_copies.published_files(connection, paths).values()
+                for torrent_id, file in files
+                if torrent_id == row.torrent_id
+            }
+            sources = [f.source_inode for f in own.values() if f.source_inode is not None]
+            others = journal_copies.made_from(connection, sources, besides=row.torrent_id)
+            by_inode = {file.inode: path for path, file in own.items() if file.inode is not None}
+            return {o.path: by_inode[o.inode] for o in others if o.inode in by_inode}
+
+        linked = await self._journal.do(read)
+        own_of = {**linked, **dict(zip(paths, paths, strict=True))}
+        placed = {path: str(self._roots.hdd / path) for path in own_of}
+        real = await real_places(placed.values(), limiter=self._tiers.hdd.limiter)
+        return {real[placed[path]]: real[placed[own]] for path, own in own_of.items()}
 
     async def _others(
         self,
