@@ -173,7 +173,19 @@ class Proofs:
             group, ours, max_age_s=max_age_s, limiter=self._tiers.ssd.limiter
         )
         theirs = {file.path for file in (await self._lists.found(others)).files}
+        # Links elsewhere may lead to a file of ours.
+        for listed in others:
+            theirs |= await self._real_places(listed, limiter=self._tiers.ssd.limiter)
         return frozenset(ours & theirs)
+
+    async def _real_places(self, listed: Listed, *, limiter: trio.CapacityLimiter) -> set[str]:
+        """Where the names in a torrent's list lead, as the service sees it."""
+        paths = [
+            str(PurePosixPath(self._roots.mapped(root)) / file.name)
+            for root in listed.roots
+            for file in listed.files
+        ]
+        return set((await real_places(paths, limiter=limiter)).values())
 
     async def claimants(
         self, row: Relocation, *, max_age_s: float = 0.0
@@ -189,9 +201,7 @@ class Proofs:
         real = set((await real_places(ours, limiter=limiter)).values())
         found = {}
         for listed in await self._others([row], real, max_age_s=max_age_s, limiter=limiter):
-            root = self._roots.mapped(listed.root)
-            theirs = [str(PurePosixPath(root) / file.name) for file in listed.files]
-            shared = real & set((await real_places(theirs, limiter=limiter)).values())
+            shared = real & await self._real_places(listed, limiter=limiter)
             if shared:
                 found[listed.torrent.id] = frozenset(shared)
         return found
