@@ -182,11 +182,14 @@ def recent(connection: sqlite3.Connection, limit: int) -> list[Job]:
     )
 
 
-def newest_states(connection: sqlite3.Connection) -> dict[str, JobState]:
-    """How the newest job of each torrent stands, by torrent id; by hash while that is unknown."""
+def newest_states(connection: sqlite3.Connection) -> dict[str, tuple[int, JobState]]:
+    """How the newest job of each torrent stands, by torrent id; by hash while that is unknown.
+
+    With its ``seq``: of a torrent that was notified by several hashes it tells the newest.
+    """
     return {
-        key: JobState(state)
-        for key, state, _ in connection.execute(
+        key: (seq, JobState(state))
+        for key, state, seq in connection.execute(
             # Beside max() SQLite gives the other columns of the same row.
             "SELECT coalesce(torrent_id, hash), state, max(seq) FROM jobs"
             " WHERE state <> 'merged' GROUP BY 1"

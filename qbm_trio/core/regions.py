@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from .model import Torrent, TorrentId
+from .model import Torrent, TorrentFile, TorrentId
+from .placement import save_root
 
 
 def regions_of(torrent: Torrent) -> tuple[str, ...]:
@@ -27,6 +28,17 @@ def regions_of(torrent: Torrent) -> tuple[str, ...]:
     if torrent.progress < 1 or not _at_or_below(content, save):
         return (content, save)
     return (content,)
+
+
+def roots_of(torrent: Torrent, files: Sequence[TorrentFile]) -> tuple[str, ...]:
+    """The folders, as qBittorrent sees them, that the names in its list are relative to.
+
+    Where its files are comes first; where they may come to follows, if that is elsewhere.
+    """
+    now = save_root(torrent, files)
+    if torrent.save_path in regions_of(torrent) and _clean(torrent.save_path) != _clean(now):
+        return (now, torrent.save_path)
+    return (now,)
 
 
 class Regions:

@@ -174,7 +174,19 @@ class Proofs:
             group, ours, max_age_s=max_age_s, limiter=self._tiers.ssd.limiter
         )
         theirs = {file.path for file in (await self._lists.found(others)).files}
+        # Links elsewhere may lead to a file of ours.
+        for listed in others:
+            theirs |= await self._real_places(listed, limiter=self._tiers.ssd.limiter)
         return frozenset(ours & theirs)
+
+    async def _real_places(self, listed: Listed, *, limiter: trio.CapacityLimiter) -> set[str]:
+        """Where the names in a torrent's list lead, as the service sees it."""
+        paths = [
+            str(PurePosixPath(self._roots.mapped(root)) / file.name)
+            for root in listed.roots
+            for file in listed.files
+        ]
+        return set((await real_places(paths, limiter=limiter)).values())
 
     async def claimants(
         self, row: Relocation, *, max_age_s: float = 0.0
@@ -189,10 +201,8 @@ class Proofs:
         ours = await self._names(row, [str(file.on_hdd) for file in planned])
         found = {}
         for listed in await self._others([row], ours, max_age_s=max_age_s, limiter=limiter):
-            root = self._roots.mapped(listed.root)
-            theirs = [str(PurePosixPath(root) / file.name) for file in listed.files]
-            real = set((await real_places(theirs, limiter=limiter)).values())
-            shared = frozenset(ours[name] for name in ours.keys() & real)
+            theirs = await self._real_places(listed, limiter=limiter)
+            shared = frozenset(ours[name] for name in ours.keys() & theirs)
             if shared:
                 found[listed.torrent.id] = shared
         return found

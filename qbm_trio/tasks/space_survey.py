@@ -7,7 +7,7 @@ all that might share files with it, and planned again, until nothing chosen is u
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -50,7 +50,7 @@ class _Journal:
     """What the journal knows of all torrents."""
 
     copies: Mapping[TorrentId, Copy]  #: published ones
-    jobs: Mapping[str, JobState]
+    jobs: Mapping[str, tuple[int, JobState]]  #: see `journal_jobs.newest_states`
     relocations: Mapping[TorrentId, Relocation]  #: the newest of each, open or ended
 
 
@@ -92,7 +92,7 @@ class Survey:
             JournalUnwritable: the journal cannot be asked.
         """
         await self._begin()
-        looks = 1
+        looks = 0
         while True:
             plan = await compute(partial(self._plan, need), limiter=self._computing)
             unknown = [t.torrent_id for t in plan.chosen if t.torrent_id not in self._looked]
@@ -103,7 +103,7 @@ class Survey:
             more = (t.torrent_id for t in plan.spared if t.reason in _NEXT)
             unknown += [id_ for id_ in more if id_ not in self._looked][:looks]
             await self._look(unknown)
-            looks *= 2
+            looks = max(1, 2 * looks)
 
     @property
     def torrents(self) -> Mapping[TorrentId, Torrent]:
@@ -122,15 +122,22 @@ class Survey:
         torrents = await self._lists.torrents()
         # After the list, which takes seconds on 4.5: what was published meanwhile counts.
         self._known = await self._journal.do(_read)
-        self._torrents = await compute(partial(self._on_ssd, torrents), limiter=self._computing)
+        places = await self._lists.on_ssd({torrent.save_path for torrent in torrents})
+        self._torrents = await compute(
+            partial(self._on_ssd, torrents, places), limiter=self._computing
+        )
         self._regions = await self._lists.regions(self._torrents.values(), limiter=self._limiter)
         self._facts = await compute(self._all_facts, limiter=self._computing)
 
-    def _on_ssd(self, torrents: Iterable[Torrent]) -> dict[TorrentId, Torrent]:
+    def _on_ssd(
+        self, torrents: Iterable[Torrent], places: Container[str]
+    ) -> dict[TorrentId, Torrent]:
+        """Those with files there, or to come; ``places`` are save paths on the SSD."""
         return {
             torrent.id: torrent
             for torrent in torrents
-            if any(self._roots.on_ssd(region) is not None for region in regions_of(torrent))
+            if torrent.save_path in places
+            or any(self._roots.on_ssd(region) is not None for region in regions_of(torrent))
         }
 
     def _all_facts(self) -> dict[TorrentId, Facts]:
@@ -138,14 +145,14 @@ class Survey:
 
     def _facts_of(self, torrent: Torrent) -> Facts:
         keys = {torrent.id, torrent.infohash_v1, torrent.infohash_v2}
-        states = [state for key in keys if (state := self._known.jobs.get(key)) is not None]
+        jobs = [job for key in keys if (job := self._known.jobs.get(key)) is not None]
         relocation = self._known.relocations.get(torrent.id)
         copy = self._known.copies.get(torrent.id)
         return Facts(
             torrent=torrent,
             tiered=copy is not None,
-            last_job=states[0] if len(states) == 1 else self._known.jobs.get(torrent.id),
-            alive_job=any(state in ACTIVE for state in states),
+            last_job=max(jobs)[1] if jobs else None,
+            alive_job=any(state in ACTIVE for _, state in jobs),
             relocating=relocation is not None and relocation.step not in ENDS,
             obstacle=None if relocation is None else self._failed(relocation, copy),
         )
@@ -263,6 +270,11 @@ class Survey:
             return Spared.UNUSABLE, (
                 f"its save path in qBittorrent, {torrent.save_path}, is not where its data is, "
                 f"{listed.root}: a move of it failed, perhaps; set its location there anew"
+            )
+        if self._roots.on_ssd(listed.root) is None:
+            return Spared.UNUSABLE, (
+                f"its data is on the SSD, but under another name: {listed.root}; set its location "
+                "to the folder below DOWNLOAD_PATH_SSD, or set PATH_MAPPINGS"
             )
         if torrent.id in self._known.copies:
             destination = self.destination(torrent.id)

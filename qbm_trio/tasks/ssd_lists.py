@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from pathlib import PurePosixPath
 
 import trio
 
 from ..adapters.ssd_files import FoundFiles, ListedFile, real_places, stat_files
 from ..core.client import QbittorrentClient
 from ..core.model import Torrent, TorrentFile, TorrentId
-from ..core.placement import save_root
-from ..core.regions import Regions, regions_of
+from ..core.placement import below
+from ..core.regions import Regions, regions_of, roots_of
 from ..core.roots import Roots
 from .tiers import Tiers
 
@@ -23,11 +24,16 @@ class Listed:
 
     torrent: Torrent
     files: tuple[TorrentFile, ...]
-    root: str  #: what the names in `files` are relative to, as qBittorrent sees it
+    roots: tuple[str, ...]  #: what the names in `files` are relative to; see `roots_of`
+
+    @property
+    def root(self) -> str:
+        """Where the files are, as qBittorrent sees it."""
+        return self.roots[0]
 
     def at(self, root: str) -> Listed:
         """The same files at another save path."""
-        return replace(self, root=root)
+        return replace(self, roots=(root,))
 
 
 class SsdLists:
@@ -68,7 +74,7 @@ class SsdLists:
             files = known.files
         else:
             files = await self._client.files(torrent.id)
-        listed = Listed(torrent=torrent, files=files, root=save_root(torrent, files))
+        listed = Listed(torrent=torrent, files=files, roots=roots_of(torrent, files))
         self._known[torrent.id] = listed
         return listed
 
@@ -78,14 +84,39 @@ class SsdLists:
         Raises:
             MustWait: the SSD is away.
         """
+        lists = tuple(lists)
+        places = await self.on_ssd({root for listed in lists for root in listed.roots})
         wanted: dict[TorrentId, Sequence[ListedFile]] = {}
         for listed in lists:
-            root = self._roots.on_ssd(listed.root)
-            if root is not None:
-                wanted[listed.torrent.id] = [
-                    ListedFile(on_ssd=root / file.name, wanted=file.wanted) for file in listed.files
-                ]
+            wanted[listed.torrent.id] = [
+                ListedFile(on_ssd=places[root] / file.name, wanted=file.wanted)
+                for root in listed.roots
+                if root in places
+                for file in listed.files
+            ]
         return await stat_files(self._roots.ssd, wanted, limiter=self._limiter)
+
+    async def on_ssd(self, folders: Iterable[str]) -> dict[str, PurePosixPath]:
+        """Those of qBittorrent's folders that are on the SSD, relative to the SSD's own.
+
+        Also under another name: by links, qBittorrent may have some torrents there.
+        """
+        named: dict[str, PurePosixPath] = {}
+        foreign: dict[str, str] = {}
+        for folder in folders:
+            place = self._roots.on_ssd(folder)
+            if place is not None:
+                named[folder] = place
+            elif self._roots.on_hdd(folder) is None:  # not asked, for it may sleep
+                foreign[folder] = self._roots.mapped(folder)
+        if foreign:
+            ssd = str(self._roots.ssd)
+            real = await real_places({*foreign.values(), ssd}, limiter=self._limiter)
+            for folder, path in foreign.items():
+                place = below(real[path], real[ssd])
+                if place is not None:
+                    named[folder] = place
+        return named
 
     async def could_list(
         self, torrents: Iterable[Torrent], paths: Iterable[str], *, limiter: trio.CapacityLimiter

@@ -18,7 +18,7 @@ from qbm_trio.core.errors import (
 )
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
 from qbm_trio.core.overview import QbittorrentContact
-from tests.fakes.qbittorrent_disk import good_bytes, move
+from tests.fakes.qbittorrent_disk import content_path, good_bytes, move
 
 
 class FakeQbittorrent:
@@ -102,7 +102,7 @@ class FakeQbittorrent:
             category=category,
             tags=frozenset(),
             save_path=save_path,
-            content_path=str(_content_path(PurePosixPath(save_path), paths)),
+            content_path=str(content_path(PurePosixPath(save_path), paths)),
             progress=1.0 if complete else 0.0,
             amount_left_bytes=0 if complete else layout.total_size(),
             size_bytes=layout.total_size(),
@@ -334,7 +334,7 @@ class FakeQbittorrent:
         """Where its files are: its save path, or its download path."""
         torrent = self._truth.get(id, self._torrents[id])
         names = [file.name for file in self._files[id]]
-        at_home = str(_content_path(PurePosixPath(torrent.save_path), names))
+        at_home = str(content_path(PurePosixPath(torrent.save_path), names))
         return torrent.save_path if torrent.content_path == at_home else torrent.download_path
 
     def _move(self, id: TorrentId, path: str, *, replace_files: bool = False) -> bool:
@@ -345,7 +345,7 @@ class FakeQbittorrent:
             self._mark(id, path, marked=True)
         kept = move(list(zip(sources, self._paths(id, path), strict=True)), replace=replace_files)
         names = [file.name for file in self._files[id]]
-        self._become(id, content_path=str(_content_path(PurePosixPath(path), names)))
+        self._become(id, content_path=str(content_path(PurePosixPath(path), names)))
         return kept
 
     def _check(self, id: TorrentId) -> None:
@@ -393,12 +393,3 @@ class FakeQbittorrent:
 def away() -> QbittorrentUnreachable:
     """Give the error of a qBittorrent that does not run."""
     return QbittorrentUnreachable("no connection to qBittorrent; is it running?")
-
-
-def _content_path(save_path: PurePosixPath, paths: list[PurePosixPath]) -> PurePosixPath:
-    if len(paths) == 1:
-        return save_path / paths[0]
-    roots = {path.parts[0] for path in paths}
-    if len(roots) == 1 and all(len(path.parts) > 1 for path in paths):
-        return save_path / roots.pop()
-    return save_path
