@@ -175,9 +175,7 @@ class Relocator:
         result = await self._persist(row, watch, self._steps.take)
         if row.step is Step.WAITING and result.event is Event.ADVANCE:
             waiting = [other for other in left if other.step is Step.WAITING]
-            result = await self._persist(
-                row, watch, lambda _: self._steps.unclaimed([*waiting, *group])
-            )
+            result = await self._persist(row, watch, lambda _: self._steps.unclaimed(waiting))
             if result.event is Event.ADVANCE:
                 return [other.id for other in waiting], result
         return [row.id], result
