@@ -151,7 +151,7 @@ class Relocator:
                         error=f"its group ends with {row.name!r}",
                     )
                 )
-            watch.moved |= result.event is Event.MOVED
+            watch.moved |= (row.step, result.event) == (Step.REPOINTING, Event.MOVED)
             rows |= {row.id: row for row in changed}
             watch.update(rows.values())
 
