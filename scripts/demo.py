@@ -2,8 +2,10 @@
 
 Two qBittorrents on loopback. One seeds files made on the spot; the other downloads
 them to an "SSD" folder and calls examples/qbittorrent-notification.sh when each is
-finished. The service takes it from there. Exit status 0 only when every byte landed
-on the "HDD" folder, verified and tagged, and the service then ended in order.
+finished. The service takes it from there. Then that SSD runs short, and the oldest torrent
+leaves it. Exit status 0 only when every byte landed on the "HDD" folder, verified and
+tagged, the right torrent then was relocated, no other ever stopped seeding, and the
+service ended in order.
 """
 
 from __future__ import annotations
@@ -15,21 +17,23 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from scripts.rig.making import Sample, make
 from scripts.rig.qbt import Qbt, free_port, running
-from scripts.rig.screen import WIDE_COLUMNS, Landed, Row, Screen, landed_table
+from scripts.rig.screen import WIDE_COLUMNS, Row, Screen, landed_table, progress_table
 from scripts.rig.service import Service, wait_for
 from scripts.rig.signals import ignore_signals, leave_on_signals
+from scripts.rig.space_run import end, free_the_ssd, show_tiers
+from scripts.rig.stage import DemoFailed, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "examples" / "qbittorrent-notification.sh"
@@ -54,11 +58,7 @@ SAMPLES = (
 )
 DOWNLOAD_LIMIT_BYTES_S = 30 * MIB  # slow enough to be seen
 COPY_LIMIT_MB_S = 6
-DEADLINE_S = 100.0  # in half a minute on an idle machine
-
-
-class DemoFailed(Exception):
-    """The demo cannot go on, or did not end as it should; the message says why."""
+DEADLINE_S = 100.0  # in 20 s on an idle machine
 
 
 class Watch:
@@ -87,6 +87,20 @@ class Watch:
                 raise DemoFailed(f"the job of {row.sample.name!r} {row.state}")
         return all(row.state == "done: tiered" for row in rows)
 
+    def fetch_next(self, seeder: Qbt) -> None:
+        """Have the first torrent downloaded that is not, but no two completed in one second.
+
+        Which is the oldest is clear then.
+        """
+        for id in self._ids:
+            info = self._downloader.info(id)
+            if info["progress"] < 1:
+                peer = f"127.0.0.1:{seeder.peer_port}"
+                self._downloader.api.torrents_add_peers(peers=[peer], torrent_hashes=id)
+                return
+            if time.time() < info["completion_on"] + 1:
+                return
+
     def _row(self, sample: Sample, torrent: Any, job: Any, process: Any) -> Row:
         downloaded = float(torrent["progress"]) if torrent else 0.0
         if job is None:
@@ -113,7 +127,7 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     for path in (ssd, hdd, seeds):
         path.mkdir()
     headline(console, "1. Two qBittorrents and the service")
-    need = 4 * sum(sample.total_bytes for sample in SAMPLES)
+    need = 5 * sum(sample.total_bytes for sample in SAMPLES)
     if shutil.disk_usage(folder).free < need:
         raise DemoFailed(f"{folder} needs {need // MIB} MiB free; set TMPDIR to another place")
     console.print(f"Making {len(SAMPLES)} torrents of random bytes in {folder}")
@@ -166,17 +180,27 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
         seeder.add(torrent, save_path=seeds, complete=True)
         downloader.add(torrent, save_path=ssd / sample.category, category=sample.category)
         ids[info_hash] = sample
+    console.print("One is downloaded after the other, so that it is clear which is the oldest.")
     watch = Watch(downloader, service, ids)
-    peer = f"127.0.0.1:{seeder.peer_port}"
+    stage = Stage(
+        console=console,
+        downloader=downloader,
+        service=service,
+        ids=ids,
+        seeds=seeds,
+        ssd=ssd,
+        hdd=hdd,
+    )
 
-    screen = Screen(console)
-    with screen.showing() as show:
+    def table(rows: Sequence[Row]) -> Table:
+        return progress_table(rows, wide=console.width >= WIDE_COLUMNS)
+
+    with Screen(console).showing(table) as show:
 
         def all_done() -> bool:
             rows = watch.rows()
             show(rows)
-            if any(row.downloaded < 1 for row in rows):
-                downloader.api.torrents_add_peers(peers=[peer], torrent_hashes=list(ids))
+            watch.fetch_next(seeder)
             return watch.finished(rows)
 
         wait_for(all_done, "every torrent is on the HDD", DEADLINE_S)
@@ -185,58 +209,33 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     for line in hook_log.read_text().splitlines():
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     headline(console, "3. What landed where")
-    check(ids, seeds, ssd, hdd, downloader, console)
+    check(stage)
     headline(console, "4. What the service says")
     show_answers(service, console)
-    status = service.stop()
-    if status != 0:
-        raise DemoFailed(f"after SIGTERM the service ended with status {status}, not 0")
-    console.print("SIGTERM: the service drained and ended with exit status 0.")
+    headline(console, "5. The SSD fills, and the oldest torrent leaves it")
+    free_the_ssd(stage)
+    headline(console, "6. Both tiers")
+    show_tiers(stage)
+    end(stage)
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex, or "missing"."""
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "missing"
-
-
-def check(
-    ids: dict[str, Sample], seeds: Path, ssd: Path, hdd: Path, downloader: Qbt, console: Console
-) -> None:
+def check(stage: Stage) -> None:
     """Compare every file on both tiers with what was seeded. Raises `DemoFailed`."""
-    wrong, landed = [], []
-    for id, sample in ids.items():
-        info = downloader.info(id)
-        if not info["tags"]:
-            wrong.append(f"{sample.name!r} has no tag")
-        if not str(info["content_path"]).startswith(f"{ssd}/"):
-            wrong.append(f"{sample.name!r} does not seed from the SSD any more")
-        for name in sample.sizes:
-            relative = Path(sample.category) / name
-            truth, there, here = (
-                sha256(path) for path in (seeds / name, ssd / relative, hdd / relative)
-            )
-            equal = truth == there == here
-            if not equal:
-                wrong.append(f"{relative} differs from what was seeded")
-            landed.append(
-                Landed(
-                    folder=str(relative.parent),
-                    name=relative.name,
-                    sha256_ssd=there,
-                    sha256_hdd=here,
-                    as_seeded=equal,
-                    tags=str(info["tags"]),
-                )
-            )
-    console.print(landed_table(landed))
+    landed = stage.landed()
+    files = [file for ours in landed.values() for file in ours]
+    stage.console.print(landed_table(files, last="tags"))
+    wrong = [
+        f"{file.folder}/{file.name} differs from what was seeded" for file in files if file.wrong
+    ]
+    for ours in landed.values():
+        if not ours[0].tags:
+            wrong.append(f"{ours[0].folder!r} has no tag")
+        if ours[0].tier != "SSD":
+            wrong.append(f"{ours[0].folder!r} does not seed from the SSD any more")
     if wrong:
         raise DemoFailed("; ".join(wrong))
-    count = sum(len(sample.sizes) for sample in ids.values())
-    console.print(f"{count} files, {total_mb(ids.values())} MB: every byte is on both tiers.")
+    mb = total_mb(stage.ids.values())
+    stage.console.print(f"{len(files)} files, {mb} MB: every byte is on both tiers.")
 
 
 def total_mb(samples: Iterable[Sample]) -> int:
@@ -327,7 +326,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         console.print("\nStopped.")
         return 130
-    except (DemoFailed, RuntimeError, TimeoutError) as error:
+    except (DemoFailed, RuntimeError, OSError) as error:
         print(f"scripts/demo: FAILED: {error}", file=sys.stderr)
         log = folder / "config" / "service.log"
         if log.exists():
