@@ -73,6 +73,14 @@ class Proofs:
             raise NotAsPlanned(f"{row.from_path} or {row.to_path} is not on its tier any more")
         return listed, plan_files(listed.files, root_on_ssd=root, destination=destination)
 
+    async def planned(self, row: Relocation) -> tuple[PlannedFile, ...]:
+        """The torrent's files as they are listed now, at both places.
+
+        Raises:
+            NotAsPlanned: a place is not on its tier any more (other settings?).
+        """
+        return (await self._planned(row))[1]
+
     async def whole_copy(self, row: Relocation) -> tuple[JudgedFile, ...]:
         """Prove that each file on the SSD, wanted or not, has its recorded copy on the HDD.
 

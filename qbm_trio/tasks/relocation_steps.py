@@ -19,8 +19,9 @@ import trio
 from ..adapters import disk
 from ..adapters.ssd_deletion import JudgedFile, delete_files, judge_files
 from ..adapters.ssd_files import real_places
+from ..adapters.unfinished_names import UndoneNames, undo_unfinished_names
 from ..core.client import QbittorrentClient
-from ..core.errors import TorrentUnknown
+from ..core.errors import JobError, TorrentUnknown
 from ..core.model import Torrent, TorrentId
 from ..core.relocation import Event, Relocation, Step
 from ..core.relocation_polls import (
@@ -230,11 +231,16 @@ class Steps:
     # -- back
 
     async def _return(self, row: Relocation) -> Result:
+        # What qBittorrent calls unfinished on the HDD it would bring along, and where a good
+        # file of the SSD has such a name, it would put the bad one beside it.
+        await self._own_names_on_hdd(row)
+        await self._own_names_on_ssd(row)
         await self._client.set_location(row.torrent_id, row.from_path)
         event = await self._watch(row, partial(judge_returned, place=row.from_path))
         return _said(event, "qBittorrent did not go back to the SSD")
 
     async def _check_again(self, row: Relocation) -> Result:
+        await self._own_names_on_ssd(row)
         event = await self._recheck(row, row.from_path)
         return _said(event, "qBittorrent's recheck on the SSD failed")
 
@@ -246,10 +252,32 @@ class Steps:
             await self._client.set_auto_management(row.torrent_id, True)
         await self._settings_back(row)
         if row.tier_anew:
+            await self._own_names_on_hdd(row)
             for other in await self._proofs.claimants(row):
                 await self._client.recheck(other)
             await self._tier_anew(row)
         return Result(event=Event.MOVED if at_hdd else Event.ADVANCE)
+
+    # -- names
+
+    async def _own_names_on_ssd(self, row: Relocation) -> None:
+        """Take ``.!qB`` off the good files: unfinished is what qBittorrent takes them for."""
+        paths = [file.on_ssd for file in await self._proofs.planned(row) if file.wanted]
+        _say_names(row, await undo_unfinished_names(self._roots.ssd, paths, limiter=self._ssd))
+
+    async def _own_names_on_hdd(self, row: Relocation) -> None:
+        """The same for the copy, so that it can be compared and set aside."""
+        paths = [file.on_hdd for file in await self._proofs.planned(row) if file.wanted]
+        try:
+            await self._tiers.hdd.check()
+            done = await undo_unfinished_names(
+                self._roots.hdd, paths, limiter=self._tiers.hdd.limiter
+            )
+        except JobError as error:
+            # The torrent must not stay stopped for it; nothing is brought along from there.
+            log.warning("%r: names on the HDD stay as they are: %s", row.name, error)
+        else:
+            _say_names(row, done)
 
     # -- what several steps do
 
@@ -336,6 +364,13 @@ class Steps:
 
 
 _NOT_THERE: Final = "qBittorrent does not have it complete on the HDD any more"
+
+
+def _say_names(row: Relocation, done: UndoneNames) -> None:
+    for path in done.both:
+        log.warning("%r: %s stays beside %s.!qB", row.name, path, path)
+    for left in done.left:
+        log.warning("%r: %s", row.name, left.error)
 
 
 def _said(event: Event, why: str, *, tier_anew: bool = False) -> Result:
