@@ -235,7 +235,7 @@ class Bench:
         self._console.print(Text(f"\n{what}", style="bold"))
 
     def _say(self, line: str) -> None:
-        self._console.print(Text(f"  {line}"))
+        self._console.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def main(arguments: list[str]) -> int:
