@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("copy", "small", "notify", "memory", "start", "space")
 COPY_TARGET = Target(limit=1.2)
 SMALL_TARGET = Target(limit=3)
+SLOW_BYTES = 48 * MIB  #: in each of the copies that only keep workers busy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +47,28 @@ class Sizes:
     burst_s: float
     writes: int  #: in one round beside fdatasync
     jobs: int  #: in the journal
-    copies: int  #: of the large file, during which notifications are measured
-    rate_limit_mb_s: str = ""  #: for these copies
+    copies: int  #: during which notifications and memory are measured
+    copied_bytes: int  #: in each of them
+    rate_limit_mb_s: str = ""  #: for them
     planned: int  #: torrents in a plan, and in qBittorrent when calls are counted
     relocated_bytes: int
     refresh_ms: tuple[int, ...]  #: qBittorrent's refresh intervals to relocate with
 
     @property
-    def data_bytes(self) -> int:
+    def content_bytes(self) -> int:
+        """What is copied beside ``cp``."""
+        return self.large_bytes + self.small_count * (self.small_bytes + 4096)
+
+    @property
+    def ssd_bytes(self) -> int:
         """What the SSD folder must hold."""
-        files = self.small_count * (self.small_bytes + 4096) + self.planned * 4096
-        return self.large_bytes + files + self.relocated_bytes
+        copied = (self.copies + 1) * self.copied_bytes + 4 * SLOW_BYTES
+        return self.content_bytes + copied + self.planned * 4096 + self.relocated_bytes
+
+    @property
+    def hdd_bytes(self) -> int:
+        """What the HDD folder must hold, the original of what is relocated included."""
+        return max(2 * self.content_bytes, self.copies * self.copied_bytes) + self.relocated_bytes
 
 
 FULL = Sizes(
@@ -68,6 +80,7 @@ FULL = Sizes(
     writes=400,
     jobs=10_000,
     copies=9,
+    copied_bytes=1024 * MIB,
     planned=10_000,
     relocated_bytes=1024 * MIB,
     refresh_ms=(1500, 100),  # its default, and one at which its answers are fresh
@@ -81,6 +94,7 @@ QUICK = Sizes(
     writes=50,
     jobs=300,
     copies=3,
+    copied_bytes=48 * MIB,
     rate_limit_mb_s="8",  # lest they end before something is measured
     planned=300,
     relocated_bytes=16 * MIB,
@@ -96,7 +110,6 @@ class Bench:
         self._where = where
         self._sizes = sizes
         self._stack = stack
-        self._large_content: Content | None = None
         self._loaded_services: resident.Loaded | None = None
         self._qbittorrent: Qbt | None = None
 
@@ -105,7 +118,9 @@ class Bench:
         rows: list[Row] = []
         if "copy" in parts:
             rows += self._copies(
-                f"one file of {self._sizes.large_bytes // MIB} MiB", self._large(), COPY_TARGET
+                f"one file of {self._sizes.large_bytes // MIB} MiB",
+                self._file("one large file.bin", self._sizes.large_bytes),
+                COPY_TARGET,
             )
         if "small" in parts:
             self._begin("test data: small files")
@@ -122,7 +137,7 @@ class Bench:
             self._begin("notification")
             rows += notify.measure(
                 self._where,
-                self._large(),
+                self._file("slow.bin", SLOW_BYTES),
                 self._qbt(),
                 rounds=self._sizes.rounds,
                 seconds=self._sizes.burst_s,
@@ -193,14 +208,10 @@ class Bench:
             say=self._say,
         )
 
-    def _large(self) -> Content:
-        if self._large_content is None:
-            self._begin("test data: large file")
-            # Piece lengths are those that libtorrent picks for such sizes.
-            self._large_content = one_file(
-                self._where.ssd, self._sizes.large_bytes, piece_bytes=512 * 1024
-            )
-        return self._large_content
+    def _file(self, name: str, size_bytes: int) -> Content:
+        self._begin(f"test data: {name}")
+        # Piece lengths are those that libtorrent picks for such sizes.
+        return one_file(self._where.ssd, size_bytes, piece_bytes=512 * 1024, name=name)
 
     def _qbt(self) -> Qbt:
         if self._qbittorrent is None:
@@ -212,7 +223,7 @@ class Bench:
         if self._loaded_services is None:
             self._loaded_services = resident.Loaded(
                 self._where,
-                self._large(),
+                self._file("copied.bin", self._sizes.copied_bytes),
                 self._qbt(),
                 jobs=self._sizes.jobs,
                 copies=self._sizes.copies,
@@ -224,7 +235,7 @@ class Bench:
         self._console.print(Text(f"\n{what}", style="bold"))
 
     def _say(self, line: str) -> None:
-        self._console.print(Text(f"  {line}"))
+        self._console.print(Text(f"  {line}"), soft_wrap=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -241,7 +252,14 @@ def main(arguments: list[str]) -> int:
     try:
         with ExitStack() as stack:
             try:
-                where = stack.enter_context(places(options.folder, data_bytes=sizes.data_bytes))
+                where = stack.enter_context(
+                    places(
+                        options.folder,
+                        ssd_bytes=sizes.ssd_bytes,
+                        hdd_bytes=sizes.hdd_bytes,
+                        memory_bytes=sizes.content_bytes,
+                    )
+                )
                 machine = describe(where)
                 report.print_machine(console, machine)
                 rows = Bench(console, where, sizes, stack).run(options.only)

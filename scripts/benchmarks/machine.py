@@ -32,12 +32,16 @@ class Places:
 
 
 @contextmanager
-def places(given: list[Path], *, data_bytes: int) -> Iterator[Places]:
+def places(
+    given: list[Path], *, ssd_bytes: int, hdd_bytes: int, memory_bytes: int
+) -> Iterator[Places]:
     """Make the folders and take them away again.
 
     Args:
         given: the SSD folder and the HDD folder; empty to choose.
-        data_bytes: what the SSD must hold; the HDD about twice that.
+        ssd_bytes: what the SSD must hold.
+        hdd_bytes: what the HDD must hold.
+        memory_bytes: what is copied to memory at once.
 
     Raises:
         BenchFailed: the folders do not serve.
@@ -49,16 +53,16 @@ def places(given: list[Path], *, data_bytes: int) -> Iterator[Places]:
             how = "both folders were given"
         else:
             hdd = _folder_in(Path(tempfile.gettempdir()), stack)
-            ssd, how = _another_file_system(work, data_bytes, stack)
+            ssd, how = _another_file_system(work, ssd_bytes, stack)
         if ssd.stat().st_dev == hdd.stat().st_dev:
             raise BenchFailed(f"{ssd} and {hdd} lie on one file system; give two with --folder")
-        for path, need in ((ssd, data_bytes), (hdd, 2 * data_bytes)):
+        for path, need in ((ssd, ssd_bytes), (hdd, hdd_bytes)):
             if shutil.disk_usage(path).free < need:
                 raise BenchFailed(f"{path} needs {need // MIB} MiB free; give another --folder")
         memory = None
         if MEMORY.is_dir() and file_system(MEMORY) == "tmpfs":
             room = min(shutil.disk_usage(MEMORY).free, _available_bytes())
-            if room > 3 * data_bytes:  # the source's cached pages, the copy, and some air
+            if room > 3 * memory_bytes:  # the source's cached pages, the copy, and some air
                 memory = _folder_in(MEMORY, stack)
         about = f"SSD folder: {file_system(ssd)}; HDD folder: {file_system(hdd)}; {how}"
         yield Places(work=work, ssd=ssd, hdd=hdd, memory=memory, about=about)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from qbm_trio.core.model import Notification
 from scripts.rig.qbt import Qbt, free_port
 
-from .machine import Places
+from .machine import Places, sync
 from .model import BenchFailed, Row, Series, Target, percentile, plain_row
 from .server import Server, cores, end_load, fill_journal, serving, start_load
 from .torrents import Content, info_hash_v1, renamed
@@ -161,17 +162,18 @@ def _wait_for_port(port: int) -> None:
 
 
 def add_torrents(content: Content, qbittorrent: Qbt, count: int, word: str) -> list[str]:
-    """Give qBittorrent finished torrents of the large file under names of their own.
+    """Give qBittorrent finished torrents of a file's copies, under names of their own.
 
-    The files are hard links: as many copies to make, and no more room on the SSD.
+    Not of hard links to it: torrents that share data are copied once, one after the other.
     """
     ids = []
     for n in range(count):
         name = f"{word} {n}.bin"
-        (content.root.parent / name).hardlink_to(content.root)
+        shutil.copyfile(content.root, content.root.parent / name)
         torrent = renamed(content.torrents["v1"], name)
         qbittorrent.add(torrent, save_path=content.root.parent, complete=True, category=word)
         ids.append(info_hash_v1(torrent))
+    sync(content.root.parent)
     return ids
 
 

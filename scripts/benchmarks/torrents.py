@@ -31,9 +31,11 @@ class Content:
         return sum(path.stat().st_size for path in self.paths)
 
 
-def one_file(folder: Path, size_bytes: int, *, piece_bytes: int) -> Content:
+def one_file(
+    folder: Path, size_bytes: int, *, piece_bytes: int, name: str = "one large file.bin"
+) -> Content:
     """A single large file."""
-    root = folder / "one large file.bin"
+    root = folder / name
     with root.open("wb") as file:
         for _ in range(size_bytes // MIB):
             file.write(os.urandom(MIB))
