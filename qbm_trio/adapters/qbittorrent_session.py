@@ -51,6 +51,7 @@ class Session(qbittorrentapi.Client):
         """Connect to nothing yet. Empty ``password`` and ``api_key``: never log in."""
         self.sent = 0  #: HTTP requests tried
         self.gate = LoginGate(clock)
+        self._lists_no_folders = False  #: as before 5.0
         self._old_names = False  #: it says "pause" and "resume", as it did before 5.0
         self._now = now
         self.where = url
@@ -140,12 +141,15 @@ class Session(qbittorrentapi.Client):
 
     def folder_entries(self, path: str) -> frozenset[str] | None:
         """List a folder (Web API 2.11 and later); None where that call does not exist."""
+        if self._lists_no_folders:
+            return None
         try:
             return frozenset(map(str, self.app_get_directory_content(path)))
         except qbittorrentapi.NotFound404Error:
             # The call is not known, or the folder is not there: both are a 404.
             major, minor, *_ = self.app_web_api_version().split(".")
-            return frozenset() if (int(major), int(minor)) >= _LISTS_FOLDERS else None
+            self._lists_no_folders = (int(major), int(minor)) < _LISTS_FOLDERS
+            return None if self._lists_no_folders else frozenset()
 
     def refresh_interval_ms(self) -> int:
         """Ask the preferences: the list of all, which has it too, takes 4.5 seconds."""

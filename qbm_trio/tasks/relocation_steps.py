@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -48,6 +49,8 @@ PLAN_AGE_S: Final = 600.0
 """So old may the list be that tells whose copies are to be hashed again."""
 CLAIM_AGE_S: Final = 30.0
 """So old may the list be that tells whose files must not be deleted."""
+REFRESH_AGE_S: Final = 60.0
+"""So long qBittorrent's refresh interval is taken for unchanged: its user may change it."""
 _SHORTEST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _POLLS_KEPT: Final = 100
@@ -90,6 +93,7 @@ class Steps:
         self._proofs = proofs
         self._tier_anew = tier_anew
         self._now = now
+        self._refresh = (-inf, 0.0)  #: when it was asked, and qBittorrent's refresh interval
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
             Step.PREPARING: self._prepare,
             Step.STOPPING: self._stop,
@@ -309,7 +313,7 @@ class Steps:
         return await self._watch(row, partial(judge_rechecked, called_s=called_s, place=place))
 
     async def _watch(self, row: Relocation, judge: Callable[..., Event | None]) -> Event:
-        refresh_s = await self._client.refresh_interval_s()
+        refresh_s = await self._refresh_interval_s()
         began_s = trio.current_time()
         polls: list[Poll] = []
         while True:
@@ -324,6 +328,14 @@ class Steps:
             # A recheck may take hours.
             longest_s = min(_LONGEST_PAUSE_S, (at_s - began_s) / 20)
             await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2, longest_s))
+
+    async def _refresh_interval_s(self) -> float:
+        asked_s, refresh_s = self._refresh
+        now_s = trio.current_time()
+        if now_s - asked_s > REFRESH_AGE_S:
+            refresh_s = await self._client.refresh_interval_s()
+            self._refresh = (now_s, refresh_s)
+        return refresh_s
 
     async def _torrent(self, torrent_id: TorrentId) -> Torrent:
         first_missed_at = None
