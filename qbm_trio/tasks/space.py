@@ -234,6 +234,9 @@ class SpaceManagement:
             await self._one_run(nursery, asked)
         except JournalUnwritable as error:
             log.error("space management: %s", error)
+        except Exception:
+            # As of a job (ADR 2). What it had begun goes on.
+            log.exception("a bug: this run of space management is given up")
         finally:
             self._current = None
 
