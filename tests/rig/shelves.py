@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -81,12 +81,27 @@ class Ssd:
         return sum(found.values())
 
 
+class Watched(FakeQbittorrent):
+    """A qBittorrent in memory that shows a test each call before it is made."""
+
+    def __init__(self, *, old: bool = False) -> None:
+        super().__init__(old=old)
+        self.refresh_s = 0.01
+        #: Awaited with the call's name and arguments: a place to look, wait, raise, or change.
+        self.watch: Callable[..., Awaitable[None]] | None = None
+
+    async def _call(self, name: str, *arguments: object) -> None:
+        if self.watch is not None:
+            await self.watch(name, *arguments)
+        await super()._call(name, *arguments)
+
+
 @dataclass(kw_only=True)
 class Shelf:
     """A running service, and what stands around it."""
 
     inside: Inside
-    fake: FakeQbittorrent
+    fake: Watched
     ssd: Ssd
     runs: dict[str, SpaceRun]  #: all that were recorded, by id
     _numbers: count[int] = field(default_factory=lambda: count(1))
@@ -205,13 +220,12 @@ async def shelf(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    fake: FakeQbittorrent | None = None,
+    fake: Watched | None = None,
     **env: str,
 ) -> AsyncIterator[Shelf]:
     """Such a service on an SSD with plenty of room; ``fake`` is one of an earlier service."""
     be_quick(monkeypatch)
-    fake = fake or FakeQbittorrent()
-    fake.refresh_s = 0.01
+    fake = fake or Watched()
     options = {
         "DISK_SPACE_THRESHOLD_GB": str(THRESHOLD_BYTES / 1e9),
         "DISK_SPACE_TARGET_GB": str(TARGET_BYTES / 1e9),
@@ -233,6 +247,49 @@ async def shelf(
         async with inside(root, client=fake, **options) as service:
             await condition(lambda: fake.contact.reachable)
             yield Shelf(inside=service, fake=fake, ssd=ssd, runs=runs)
+
+
+@dataclass(kw_only=True)
+class Held:
+    """A step at which relocations stand still."""
+
+    reached: trio.Event = field(default_factory=trio.Event)
+    go_on: trio.Event = field(default_factory=trio.Event)
+
+    async def wait(self) -> None:
+        """Until one of them has come to it."""
+        with trio.fail_after(20):
+            await self.reached.wait()
+
+
+@contextmanager
+def held(
+    monkeypatch: pytest.MonkeyPatch, step: Step, when: str = "recorded", *, name: str | None = None
+) -> Iterator[Held]:
+    """Hold relocations, or the one of this name, at a step until told to go on.
+
+    ``when`` it is ``recorded``: before its first call, when only the journal knows it; or
+    ``taken``: after its last.
+    """
+    hold = Held()
+    take = relocation_steps.Steps.take
+
+    async def stand_still() -> None:
+        hold.reached.set()
+        await hold.go_on.wait()
+
+    async def taken(self: relocation_steps.Steps, row: Relocation) -> relocation_steps.Result:
+        here = row.step is step and name in (None, row.name)
+        if here and when == "recorded":
+            await stand_still()
+        result = await take(self, row)
+        if here and when == "taken":
+            await stand_still()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relocation_steps.Steps, "take", taken)
+        yield hold
 
 
 def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,16 @@ import pytest
 from qbm_trio.core.relocation import Step
 from qbm_trio.core.space import PIN_TAG
 from qbm_trio.core.space_runs import SparedSum
-from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import condition
-from tests.rig.shelves import EACH_BYTES, TARGET_BYTES, THRESHOLD_BYTES, WRITES, said, shelf
+from tests.rig.shelves import (
+    EACH_BYTES,
+    TARGET_BYTES,
+    THRESHOLD_BYTES,
+    WRITES,
+    Watched,
+    said,
+    shelf,
+)
 
 # -- what a run does ----------------------------------------------------------------
 
@@ -95,11 +102,11 @@ async def test_what_changed_since_the_plan_was_made_is_left_alone(
         _, second = await it.shelf_of(2)
         elsewhere = it.inside.ssd / "moved"
 
-        async def before(name: str) -> None:
-            """As soon as the second is looked at, before it is begun."""
-            if ("torrent", second) not in it.fake.calls:
+        async def watch(name: str, *arguments: object) -> None:
+            """When the second is looked at, before it is begun."""
+            if (name, *arguments) != ("torrent", second):
                 return
-            it.fake.before = None
+            it.fake.watch = None
             if change == "pinned":
                 it.fake.change(second, tags=frozenset({PIN_TAG}))
             elif change == "renamed":
@@ -119,7 +126,7 @@ async def test_what_changed_since_the_plan_was_made_is_left_alone(
 
         await it.leave_free(0)
         it.calls()
-        it.fake.before = before
+        it.fake.watch = watch
         figures = (await it.run_now()).figures
         assert (figures.relocated, figures.failed_groups) == (1, 1)
         if change != "renamed":  # whose copy is not where it would be now
@@ -200,7 +207,7 @@ async def test_data_that_qbittorrent_moved_ends_the_run_and_pauses_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The HDD is not mounted where qBittorrent is: before 5.0 it cannot be asked."""
-    fake = FakeQbittorrent(old=True)
+    fake = Watched(old=True)
     async with shelf(tmp_path, monkeypatch, fake=fake) as it:
         first, second = await it.shelf_of(2)
         theirs = tmp_path / "unmounted"
