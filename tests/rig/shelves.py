@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -264,12 +265,17 @@ class Held:
 
 @contextmanager
 def held(
-    monkeypatch: pytest.MonkeyPatch, step: Step, when: str = "recorded", *, name: str | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    step: Step,
+    when: str = "recorded",
+    *,
+    name: str | None = None,
+    seen: list[Step] | None = None,
 ) -> Iterator[Held]:
     """Hold relocations, or the one of this name, at a step until told to go on.
 
     ``when`` it is ``recorded``: before its first call, when only the journal knows it; or
-    ``taken``: after its last.
+    ``taken``: after its last. ``seen`` gets each step that is taken.
     """
     hold = Held()
     take = relocation_steps.Steps.take
@@ -279,6 +285,8 @@ def held(
         await hold.go_on.wait()
 
     async def taken(self: relocation_steps.Steps, row: Relocation) -> relocation_steps.Result:
+        if seen is not None:
+            seen.append(row.step)
         here = row.step is step and name in (None, row.name)
         if here and when == "recorded":
             await stand_still()
@@ -290,6 +298,14 @@ def held(
     with monkeypatch.context() as patch:
         patch.setattr(relocation_steps.Steps, "take", taken)
         yield hold
+
+
+def corrupt_copy(service: Inside, name: str) -> None:
+    """Spoil a torrent's copy on the HDD; only hashing it can tell."""
+    path = service.hdd / "tv" / name / "a"
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,11 @@ from qbm_trio.core.errors import Draining
 from qbm_trio.core.relocation import Step
 from qbm_trio.core.space import RELOCATING_TAG
 from tests.fakes.qbittorrent import away
-from tests.rig.shelves import WRITES, Shelf, held, shelf
+from tests.rig.shelves import WRITES, Shelf, corrupt_copy, held, shelf
 
 EARLY = [Step.PREPARING, Step.STOPPING]
 LATER = [Step.REPOINTING, Step.CHECKING, Step.RESTORING, Step.WAITING, Step.DELETING]
 BACK = [Step.RETURNING, Step.RECHECKING, Step.UNDOING]
-
-
-def corrupt(it: Shelf, name: str) -> None:
-    """The recheck of its copy is to fail."""
-    path = it.inside.hdd / "tv" / name / "a"
-    status = path.stat()
-    path.write_bytes(bytes(status.st_size))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 async def drained_at(it: Shelf, monkeypatch: pytest.MonkeyPatch, step: Step, when: str) -> None:
@@ -95,7 +86,7 @@ async def test_a_way_back_is_gone_to_its_end_at_the_next_start(
     async with shelf(tmp_path, monkeypatch) as it:
         state = "stalledUP" if ran else "stoppedUP"
         id_ = await it.tiered("T", state=state)
-        corrupt(it, "T")
+        corrupt_copy(it.inside, "T")
         await drained_at(it, monkeypatch, step, when)
     async with shelf(tmp_path, monkeypatch, fake=it.fake) as it:
         row = (await it.all_ended())["T"]
