@@ -174,18 +174,17 @@ def recover(connection: sqlite3.Connection, *, now: float) -> list[Relocation]:
 
 
 def interrupt(connection: sqlite3.Connection, *, now: float) -> list[Relocation]:
-    """The service stops: what is not past ``setLocation`` is to be undone; return that."""
-    return [
-        _move(
-            connection,
-            row,
-            after(row.step, Event.INTERRUPT),
-            now=now,
-            error=f"the service stopped while it was {row.step}",
-        )
-        for row in open_ones(connection)
-        if row.step in (Step.PREPARING, Step.STOPPING)
-    ]
+    """The service stops: what is not past ``setLocation`` is to be undone.
+
+    Returns:
+        That, and what was being undone already.
+    """
+    for row in open_ones(connection):
+        if row.step in (Step.PREPARING, Step.STOPPING):
+            target = after(row.step, Event.INTERRUPT)
+            why = f"the service stopped while it was {row.step}"
+            _move(connection, row, target, now=now, error=why)
+    return [row for row in open_ones(connection) if row.step is Step.UNDOING]
 
 
 def get(connection: sqlite3.Connection, relocation_id: int) -> Relocation:

@@ -225,12 +225,13 @@ class Relocator:
             JournalUnwritable: nothing more can be recorded.
         """
         rows = await self._journal.do(partial(journal_relocations.interrupt, now=self._now()))
-        for row in rows:
-            try:
-                result = await self._steps.take(row)
-            except (QbittorrentError, JobError) as error:
-                log.warning("%r is stopped until the next start: %s", row.name, error)
-                continue
+        async with trio.open_nursery() as nursery:
+            for row in rows:
+                nursery.start_soon(self._undo_early, row)
+
+    async def _undo_early(self, row: Relocation) -> None:
+        try:
+            result = await self._steps.take(row)
             await self._journal.do(
                 partial(
                     journal_relocations.step,
@@ -240,6 +241,12 @@ class Relocator:
                     now=self._now(),
                 )
             )
+        except (QbittorrentError, JobError, JournalUnwritable) as error:
+            log.warning("%r: its relocation is undone at the next start: %s", row.name, error)
+        except Exception:
+            # The others, and the journal's clean end, must not suffer for it.
+            log.exception("a bug: the relocation of %r is undone at the next start", row.name)
+        else:
             log.info("%r: its relocation is undone", row.name)
 
 

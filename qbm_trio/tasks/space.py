@@ -77,6 +77,7 @@ class SpaceManagement:
         self._plans = SpacePlans(policy, outside, tiers=tiers)
         self._asked: _Asked | None = None
         self._asking = trio.Event()
+        self._by_hand = trio.Event()
         self._scope = trio.CancelScope()
         self._groups: set[GroupWatch] = set()
         self._current: RunId | None = None
@@ -173,6 +174,9 @@ class SpaceManagement:
                 while True:
                     with trio.move_on_after(self._policy.interval_s):
                         await self._asking.wait()
+                    # Of its own accord it may have to wait longer; a person need not.
+                    with trio.CancelScope(deadline=self._not_before_s):
+                        await self._by_hand.wait()
                     await self._run(nursery)
 
     def stop(self) -> None:
@@ -217,21 +221,31 @@ class SpaceManagement:
     def _ask(self, *, by_hand: bool = False) -> RunId:
         if self._asked is None:
             self._asked = _Asked(run_id=RunId(secrets.token_hex(8)))
-        self._asked.by_hand |= by_hand
-        if by_hand or trio.current_time() >= self._not_before_s:
-            self._asking.set()
+        self._asking.set()
+        if by_hand:
+            self._asked.by_hand = True
+            self._by_hand.set()
         return self._asked.run_id
 
     async def _run(self, nursery: trio.Nursery) -> None:
         """Make the run that was asked for, by a person or by the clock."""
         self._ask()
-        asked, self._asked, self._asking = self._asked, None, trio.Event()
+        asked, self._asked = self._asked, None
+        self._asking, self._by_hand = trio.Event(), trio.Event()
         assert asked is not None
         if not asked.by_hand and self._paused is not None:
             return
         self._current = asked.run_id
+        begun_at = self._now()
         try:
-            await self._one_run(nursery, asked)
+            try:
+                await self._one_run(nursery, asked, begun_at)
+            except JournalUnwritable:
+                raise
+            except Exception as error:
+                # As of a job (ADR 2): its own end, said loudly, not that of the service.
+                log.exception("a bug ends this run of space management")
+                await self._no_run(asked, begun_at, f"a bug: {error!r}; see the log")
         except JournalUnwritable as error:
             log.error("space management: %s", error)
         except Exception:
@@ -240,8 +254,8 @@ class SpaceManagement:
         finally:
             self._current = None
 
-    async def _one_run(self, nursery: trio.Nursery, asked: _Asked) -> None:
-        begun_at, began_s = self._now(), trio.current_time()
+    async def _one_run(self, nursery: trio.Nursery, asked: _Asked, begun_at: float) -> None:
+        began_s = trio.current_time()
         try:
             need = await self._plans.need(self._pending_bytes)
             if not (asked.by_hand or need.target_bytes or self._fell_short):
@@ -249,8 +263,7 @@ class SpaceManagement:
             survey, plan = await self._plans.make(need, by_hand=asked.by_hand)
         except (QbittorrentError, JobError) as error:
             log.warning("space management: no plan can be made: %s", error)
-            if asked.by_hand and not self.only_plans:
-                await self._record(asked, begun_at, _no_plan(str(error)))
+            await self._no_run(asked, begun_at, str(error))
             return
         self._not_before_s = began_s + LIST_SHARE * (trio.current_time() - began_s)
         if self.only_plans:
@@ -269,6 +282,11 @@ class SpaceManagement:
         except JobError:  # said by the probes
             missing_bytes = plan.shortfall_bytes
         await self._record(asked, begun_at, run.figures(missing_bytes=missing_bytes))
+
+    async def _no_run(self, asked: _Asked, begun_at: float, problem: str) -> None:
+        """Who asked for a run must learn that it could not be made."""
+        if asked.by_hand and not self.only_plans:
+            await self._record(asked, begun_at, _no_plan(problem))
 
     async def _record(self, asked: _Asked, begun_at: float, figures: RunFigures) -> None:
         run = SpaceRun(

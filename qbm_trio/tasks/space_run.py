@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-import trio
-
 from ..adapters import journal_relocations
 from ..adapters.journal import Journal
 from ..adapters.journal_relocations import AlreadyRelocating
 from ..core.client import QbittorrentClient
-from ..core.errors import Draining, JobError, QbittorrentError, QueueFull, TorrentUnknown
-from ..core.model import Notification, Torrent, TorrentId
+from ..core.errors import Draining, JobError, MustWait, QbittorrentError, QueueFull, TorrentUnknown
+from ..core.model import Notification, Torrent, TorrentId, WaitReason
 from ..core.readiness import why_not_ready
 from ..core.relocation import Relocation, RunId, Step
 from ..core.relocation_polls import STOPPED_COMPLETE
@@ -215,13 +213,13 @@ async def tier_anew(jobs: Jobs, row: Relocation) -> None:
 
     Raises:
         JournalUnwritable: it cannot be recorded.
+        MustWait: the service stops. The step is taken again at the next start.
     """
     n = Notification(hash=row.torrent_id, priority=TIERING_PRIORITY, name=row.name)
     try:
         await jobs.accept(n, bounded=False)
-    except Draining:
-        # About to be cancelled. The step is taken again at the next start, and this with it.
-        await trio.sleep_forever()
+    except Draining as error:
+        raise MustWait(str(error), reason=WaitReason.RETRY) from error
 
 
 def _failed_group(watch: GroupWatch) -> FailedGroup:

@@ -41,6 +41,7 @@ class FakeQbittorrent:
         self.disk: Callable[[str], Path] = Path
         self.lag = 2
         self.mark_incomplete = False  #: its setting that appends ".!qB"
+        self.refresh_s = 0.1
         self._truth: dict[TorrentId, Torrent] = {}  #: of torrents whose change is not seen yet
         self._unseen: dict[TorrentId, int] = {}  #: for how many more descriptions
         self._due: set[TorrentId] = set()  #: stopped, with a recheck to come
@@ -275,7 +276,7 @@ class FakeQbittorrent:
 
     async def refresh_interval_s(self) -> float:
         await self._call("refresh_interval_s")
-        return 0.1
+        return self.refresh_s
 
     # -- what moves and checks do ----------------------------------------------
 

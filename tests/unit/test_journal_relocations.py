@@ -366,7 +366,8 @@ def test_what_failed_is_told_from_what_a_stop_interrupted(db: sqlite3.Connection
     assert (a.failed, a.tier_anew) == (True, True)
     rows = ops.undo_group(db, RUN, "g", now=3, error="with a")
     assert [(row.failed, row.tier_anew) for row in rows] == [(True, True), (True, False)]
-    (c,) = ops.interrupt(db, now=4)
+    assert ops.interrupt(db, now=4)[:2] == rows, "on their way back already, to be finished too"
+    c = ops.get(db, c.id)
     assert (c.step, c.failed) == (Step.UNDOING, False)
     assert "the service stopped" in (c.error or "")
     for row in (a, b, c):
