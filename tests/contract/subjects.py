@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -57,13 +57,31 @@ class Subject:
             path = save_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(size))
-        (root,) = {PurePosixPath(name).parts[0] for name in files}
-        maker = lt.create_torrent(lt.list_files(str(save_path / root)), PAD, KINDS[kind])
-        lt.set_piece_hashes(maker, str(save_path))
-        metainfo = lt.bencode(maker.generate())
+        metainfo = describe(save_path, files, kind)
         if not subfolder:
             for name in files:
                 (save_path / name).rename(save_path / PurePosixPath(name).name)
+        id = self.give(
+            metainfo,
+            save_path,
+            category=category,
+            complete=complete,
+            subfolder=subfolder,
+            auto_management=auto_management,
+        )
+        return id, save_path, metainfo
+
+    def give(
+        self,
+        metainfo: bytes,
+        save_path: Path,
+        *,
+        category: str = "",
+        complete: bool = True,
+        subfolder: bool = True,
+        auto_management: bool = False,
+    ) -> TorrentId:
+        """Add a torrent whose files are there, unless it is not ``complete``."""
         if self.fake is not None:
             id = self.fake.add(
                 metainfo,
@@ -90,7 +108,7 @@ class Subject:
                 lambda: self.qbt and not self.qbt.info(id)["state"].startswith("checking"),
                 "it is not checked any more",
             )
-        return id, save_path, metainfo
+        return id
 
     def rename(self, id: TorrentId, index: int, old: str, new: str) -> None:
         """Rename a file within the torrent."""
@@ -111,6 +129,17 @@ class Subject:
         else:
             assert self.qbt is not None
             self.qbt.api.torrents_file_priority(id, file_ids=index, priority=0)
+
+
+def describe(
+    save_path: Path, files: Iterable[str], kind: str = "v1", piece_bytes: int = PAD
+) -> bytes:
+    """Make the metainfo of these files, which have one folder."""
+    (root,) = {PurePosixPath(name).parts[0] for name in files}
+    maker = lt.create_torrent(lt.list_files(str(save_path / root)), piece_bytes, KINDS[kind])
+    lt.set_piece_hashes(maker, str(save_path))
+    metainfo: bytes = lt.bencode(maker.generate())
+    return metainfo
 
 
 REAL = [pytest.param(name, marks=pytest.mark.qbittorrent) for name in ("installed", "chroot")]

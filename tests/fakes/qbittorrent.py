@@ -18,7 +18,7 @@ from qbm_trio.core.errors import (
 )
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
 from qbm_trio.core.overview import QbittorrentContact
-from tests.fakes.qbittorrent_disk import content_path, good_bytes, move
+from tests.fakes.qbittorrent_disk import MARK, content_path, good_bytes, move, rename, take_whole
 
 
 class FakeQbittorrent:
@@ -45,7 +45,7 @@ class FakeQbittorrent:
         self._truth: dict[TorrentId, Torrent] = {}  #: of torrents whose change is not seen yet
         self._unseen: dict[TorrentId, int] = {}  #: for how many more descriptions
         self._due: set[TorrentId] = set()  #: stopped, with a recheck to come
-        self._marked: set[TorrentId] = set()  #: the names of their files end in ".!qB"
+        self._marked: set[tuple[TorrentId, int]] = set()  #: files whose names end in ".!qB"
         self.calls: list[tuple[object, ...]] = []
         self.down: QbittorrentError | None = None
         self.failures: list[QbittorrentError] = []
@@ -323,13 +323,20 @@ class FakeQbittorrent:
             raise QbittorrentError(f"qBittorrent refused a call: 409 {error}") from error
 
     def _paths(self, id: TorrentId, folder: str) -> list[Path]:
-        mark = ".!qB" if id in self._marked else ""
-        return [self.disk(folder) / f"{file.name}{mark}" for file in self._files[id]]
+        marks = {n: MARK for other, n in self._marked if other == id}
+        names = [f"{file.name}{marks.get(file.index, '')}" for file in self._files[id]]
+        return [self.disk(folder) / name for name in names]
 
-    def _mark(self, id: TorrentId, folder: str, *, marked: bool) -> None:
+    def _mark(self, id: TorrentId, folder: str, incomplete: Collection[int]) -> None:
+        """Give each file the name that it is to have."""
         before = self._paths(id, folder)
-        (self._marked.add if marked else self._marked.discard)(id)
-        move(list(zip(before, self._paths(id, folder), strict=True)), replace=False)
+        self._marked -= {(id, n) for n in range(len(before))}
+        self._marked |= {(id, n) for n in incomplete}
+        rename(list(zip(before, self._paths(id, folder), strict=True)))
+
+    def _take_whole(self, id: TorrentId, folder: str) -> None:
+        paths = self._paths(id, folder)
+        take_whole([paths[n] for n, file in enumerate(self._files[id]) if file.wanted])
 
     def _folder(self, id: TorrentId) -> str:
         """Where its files are: its save path, or its download path."""
@@ -341,9 +348,8 @@ class FakeQbittorrent:
     def _move(self, id: TorrentId, path: str, *, replace_files: bool = False) -> bool:
         """Move the files, wanted or not; tell whether a recheck is due."""
         sources = self._paths(id, self._folder(id))
-        if id in self._marked:  # what stands at the destination gets the mark, too
-            self._marked.discard(id)
-            self._mark(id, path, marked=True)
+        if not replace_files:
+            self._take_whole(id, path)
         kept = move(list(zip(sources, self._paths(id, path), strict=True)), replace=replace_files)
         names = [file.name for file in self._files[id]]
         self._become(id, content_path=str(content_path(PurePosixPath(path), names)))
@@ -353,10 +359,10 @@ class FakeQbittorrent:
         """Judge the files on disk; the result is seen later."""
         self._due.discard(id)
         torrent = self._truth.get(id, self._torrents[id])
+        self._take_whole(id, self._folder(id))
         good = good_bytes(self._metainfo[id], self._paths(id, self._folder(id)))
-        if self.mark_incomplete:
-            complete = good == [file.size_bytes for file in self._files[id]]
-            self._mark(id, self._folder(id), marked=not complete)
+        incomplete = {file.index for file in self._files[id] if good[file.index] < file.size_bytes}
+        self._mark(id, self._folder(id), incomplete if self.mark_incomplete else ())
         wanted = [n for n, file in enumerate(self._files[id]) if file.wanted]
         for n, file in enumerate(self._files[id]):
             self.change_file(id, n, progress=good[n] / file.size_bytes if file.size_bytes else 1.0)

@@ -1,4 +1,4 @@
-"""What a qBittorrent in memory does with real files: judge them, and move them."""
+"""What a qBittorrent in memory does with real files: judge, move and rename them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import libtorrent as lt
 
 BLOCK = 0x4000
+MARK = ".!qB"  #: appended to the names of incomplete files
 
 
 def good_bytes(metainfo: bytes, paths: Sequence[Path]) -> list[int]:
@@ -74,6 +75,25 @@ def move(pairs: Sequence[tuple[Path, Path]], *, replace: bool) -> bool:
             destination.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(source, destination)
     return kept
+
+
+def rename(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Rename files as libtorrent does: replace what stands there, leave out absent ones."""
+    for old, new in pairs:
+        if old != new and old.exists():
+            old.replace(new)
+
+
+def take_whole(paths: Sequence[Path]) -> None:
+    """Give the marked name to files that stand beside it without the mark.
+
+    So does qBittorrent ahead of a move or a check. The marked one that was there is
+    gone then, whichever of the two was good.
+    """
+    for path in paths:
+        plain = path.with_name(path.name.removesuffix(MARK))
+        if plain != path and plain.exists():
+            plain.replace(path)
 
 
 def content_path(save_path: PurePosixPath, paths: Sequence[PurePosixPath]) -> PurePosixPath:
