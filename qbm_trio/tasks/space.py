@@ -243,14 +243,12 @@ class SpaceManagement:
             except JournalUnwritable:
                 raise
             except Exception as error:
-                # As of a job (ADR 2): its own end, said loudly, not that of the service.
+                # As of a job (ADR 2): its own end, said loudly, not that of the service. What
+                # it had begun goes on.
                 log.exception("a bug ends this run of space management")
                 await self._no_run(asked, begun_at, f"a bug: {error!r}; see the log")
         except JournalUnwritable as error:
             log.error("space management: %s", error)
-        except Exception:
-            # As of a job (ADR 2). What it had begun goes on.
-            log.exception("a bug: this run of space management is given up")
         finally:
             self._current = None
 
