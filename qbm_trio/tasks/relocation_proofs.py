@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from math import inf
 from pathlib import Path, PurePosixPath
 from sqlite3 import Connection
-from typing import Final
 
 import trio
 
@@ -29,9 +27,6 @@ from ..core.relocation import Relocation
 from ..core.roots import Roots
 from .ssd_lists import Listed, SsdLists
 from .tiers import Tiers
-
-STEP_AGE_S: Final = 5.0
-"""So old may a list be that was asked for in the same step."""
 
 
 class NotAsPlanned(JobError):
@@ -68,17 +63,16 @@ class Proofs:
         self._nice = nice
         self._computing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
-        self._last: dict[TorrentId, tuple[float, Listed]] = {}  #: one list, and when it was asked
+        self._last: Listed | None = None  #: each step begins with a new one
 
     async def _planned(
-        self, row: Relocation, *, max_age_s: float = STEP_AGE_S
+        self, row: Relocation, *, anew: bool = False
     ) -> tuple[Listed, tuple[PlannedFile, ...]]:
-        """The torrent's files as they are listed now, or were a moment ago, at both places."""
-        asked_s, listed = self._last.get(row.torrent_id, (-inf, None))
-        now_s = trio.current_time()
-        if listed is None or now_s - asked_s > max_age_s:
+        """The torrent's files at both places, as they are listed now, or were in this step."""
+        listed = self._last
+        if anew or listed is None or listed.torrent.id != row.torrent_id:
             listed = await self._lists.of(await self._client.torrent(row.torrent_id))
-            self._last = {row.torrent_id: (now_s, listed)}
+            self._last = listed
         root = self._roots.on_ssd(row.from_path)
         destination = self._roots.on_hdd(row.to_path)
         if root is None or destination is None:
@@ -91,7 +85,7 @@ class Proofs:
         Raises:
             NotAsPlanned: a place is not on its tier any more (other settings?).
         """
-        return (await self._planned(row))[1]
+        return (await self._planned(row, anew=True))[1]
 
     async def whole_copy(self, row: Relocation) -> tuple[JudgedFile, ...]:
         """Prove that each file on the SSD, wanted or not, has its recorded copy on the HDD.
@@ -102,7 +96,7 @@ class Proofs:
             MustWait: a tier is not mounted.
         """
         await self._tiers.require()
-        listed, planned = await self._planned(row, max_age_s=0.0)
+        listed, planned = await self._planned(row, anew=True)
         recorded = await self._journal.do(
             partial(journal_copies.published_files, paths=[str(f.on_hdd) for f in planned])
         )

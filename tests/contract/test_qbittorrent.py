@@ -106,7 +106,8 @@ async def test_files_are_listed_without_padding_after_renames_with_what_is_wante
 
 
 async def test_a_name_too_long_for_libtorrent_is_listed_as_it_is_on_disk(subject: Subject) -> None:
-    id, _, _ = subject.add({"dir/" + "ö" * 127 + "z": 9, "dir/b": 9})
+    # Not as complete: under its own name the file is not found, and that comes out at any time.
+    id, _, _ = subject.add({"dir/" + "ö" * 127 + "z": 9, "dir/b": 9}, complete=False)
     names = [file.name.name for file in await subject.client.files(id)]
     assert sorted(names) == ["b", "ö" * 120]
 
