@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from sqlite3 import Connection
 from typing import Final
 
 import trio
@@ -128,29 +129,11 @@ class Relocator:
         while left := [row for row in rows.values() if row.step in OPEN]:
             row = min(left, key=lambda row: (_TOGETHER[row.step], row.id))
             ids, result = await self._go_on(row, left, list(rows.values()), watch)
-            changed = await self._journal.do(
-                partial(
-                    journal_relocations.step,
-                    ids=ids,
-                    event=result.event,
-                    expected=row.step,
-                    now=self._now(),
-                    error=result.why,
-                    tier_anew=result.tier_anew,
-                    freed_bytes=result.freed_bytes,
-                )
-            )
             if result.event in (Event.FAIL, Event.MOVED):
-                log.error("%r is not relocated: %s: %s", row.name, row.step, result.why)
-                changed = await self._journal.do(
-                    partial(
-                        journal_relocations.undo_group,
-                        run_id=row.run_id,
-                        group=row.group,
-                        now=self._now(),
-                        error=f"its group ends with {row.name!r}",
-                    )
-                )
+                log.error("%r is not relocated: %s: %s", rows[ids[0]].name, row.step, result.why)
+            changed = await self._journal.do(
+                partial(_record, row=rows[ids[0]], ids=ids, result=result, now=self._now())
+            )
             watch.moved |= (row.step, result.event) == (Step.REPOINTING, Event.MOVED)
             rows |= {row.id: row for row in changed}
             watch.update(rows.values())
@@ -175,6 +158,10 @@ class Relocator:
         result = await self._persist(row, watch, self._steps.take)
         if row.step is Step.WAITING and result.event is Event.ADVANCE:
             waiting = [other for other in left if other.step is Step.WAITING]
+            for other in waiting[1:]:  # all of them: from there on there is no way back
+                result = await self._persist(other, watch, self._steps.take)
+                if result.event is not Event.ADVANCE:
+                    return [other.id], result
             result = await self._persist(row, watch, lambda _: self._steps.unclaimed(waiting))
             if result.event is Event.ADVANCE:
                 return [other.id for other in waiting], result
@@ -248,6 +235,26 @@ class Relocator:
             log.exception("a bug: the relocation of %r is undone at the next start", row.name)
         else:
             log.info("%r: its relocation is undone", row.name)
+
+
+def _record(
+    connection: Connection, row: Relocation, *, ids: Sequence[int], result: Result, now: float
+) -> list[Relocation]:
+    """Move these rows of a group on; none of it stays on its way if that is back."""
+    changed = journal_relocations.step(
+        connection,
+        ids,
+        result.event,
+        expected=row.step,
+        now=now,
+        error=result.why,
+        tier_anew=result.tier_anew,
+        freed_bytes=result.freed_bytes,
+    )
+    if result.event not in (Event.FAIL, Event.MOVED):
+        return changed
+    why = f"its group ends with {row.name!r}"
+    return journal_relocations.undo_group(connection, row.run_id, row.group, now=now, error=why)
 
 
 def _failed(error: Exception) -> Result:

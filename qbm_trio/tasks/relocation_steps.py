@@ -20,9 +20,8 @@ import trio
 from ..adapters import disk
 from ..adapters.ssd_deletion import JudgedFile, delete_files, judge_files
 from ..adapters.ssd_files import real_places
-from ..adapters.unfinished_names import UndoneNames, undo_unfinished_names
 from ..core.client import QbittorrentClient
-from ..core.errors import JobError, TorrentUnknown
+from ..core.errors import TorrentUnknown
 from ..core.model import Torrent, TorrentId
 from ..core.relocation import Event, Relocation, Step
 from ..core.relocation_polls import (
@@ -35,7 +34,8 @@ from ..core.relocation_polls import (
 )
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
-from .relocation_proofs import Proofs
+from .relocation_names import OwnNames
+from .relocation_proofs import NotAsPlanned, Proofs
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class Steps:
         self._client = client
         self._tiers = tiers
         self._proofs = proofs
+        self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
         self._tier_anew = tier_anew
         self._now = now
         self._refresh = (-inf, 0.0)  #: when it was asked, and qBittorrent's refresh interval
@@ -115,7 +116,12 @@ class Steps:
             TorrentUnknown: its user removed the torrent.
             JobError, QbittorrentError: it could not be done now.
         """
-        return await self._actions[row.step](row)
+        while True:
+            try:
+                return await self._actions[row.step](row)
+            except TorrentUnknown:
+                await self._torrent(row.torrent_id)  # raises unless it is known again
+                await trio.sleep(_SHORTEST_PAUSE_S)
 
     # -- forward
 
@@ -125,10 +131,7 @@ class Steps:
         await self._proofs.two_places(await self._proofs.whole_copy(row))
         shared = await self._proofs.claimants(row, max_age_s=PLAN_AGE_S)
         await self._proofs.hash_again(row, frozenset().union(*shared.values()))
-        if row.auto_management:
-            await self._client.set_auto_management(row.torrent_id, False)
-        if row.download_path:
-            await self._client.set_download_path(row.torrent_id, "")
+        await self._nothing_moves_it(row)
         return _ADVANCE
 
     async def _stop(self, row: Relocation) -> Result:
@@ -180,7 +183,10 @@ class Steps:
 
     async def unclaimed(self, group: Sequence[Relocation]) -> Result:
         """Whether no torrent outside the group lists a file that is about to be deleted."""
-        claimed = await self._proofs.claimed(group)
+        try:
+            claimed = await self._proofs.claimed(group)
+        except TorrentUnknown as error:
+            raise NotAsPlanned(f"one of the group was removed meanwhile: {error}") from error
         if not claimed:
             return _ADVANCE
         return Result(
@@ -224,6 +230,7 @@ class Steps:
 
     async def _repair(self, row: Relocation) -> Result:
         await self._client.stop(row.torrent_id)
+        await self._nothing_moves_it(row)  # it has forgotten that, too
         await self._client.set_location(row.torrent_id, row.to_path)
         event = await self._watch(row, partial(judge_returned, place=row.to_path))
         if event is Event.ADVANCE:
@@ -235,16 +242,19 @@ class Steps:
     # -- back
 
     async def _return(self, row: Relocation) -> Result:
+        # It may run already, with its settings restored.
+        await self._client.stop(row.torrent_id)
+        await self._nothing_moves_it(row)
         # What qBittorrent calls unfinished on the HDD it would bring along, and where a good
         # file of the SSD has such a name, it would put the bad one beside it.
-        await self._own_names_on_hdd(row)
-        await self._own_names_on_ssd(row)
+        await self._names.on_hdd(row)
+        await self._names.on_ssd(row)
         await self._client.set_location(row.torrent_id, row.from_path)
         event = await self._watch(row, partial(judge_returned, place=row.from_path))
         return _said(event, "qBittorrent did not go back to the SSD")
 
     async def _check_again(self, row: Relocation) -> Result:
-        await self._own_names_on_ssd(row)
+        await self._names.on_ssd(row)
         event = await self._recheck(row, row.from_path)
         return _said(event, "qBittorrent's recheck on the SSD failed")
 
@@ -256,34 +266,22 @@ class Steps:
             await self._client.set_auto_management(row.torrent_id, True)
         await self._settings_back(row)
         if row.tier_anew:
-            await self._own_names_on_hdd(row)
+            await self._names.on_hdd(row)
             for other in await self._proofs.claimants(row):
                 await self._client.recheck(other)
             await self._tier_anew(row)
-        return Result(event=Event.MOVED if at_hdd else Event.ADVANCE)
-
-    # -- names
-
-    async def _own_names_on_ssd(self, row: Relocation) -> None:
-        """Take ``.!qB`` off the good files: unfinished is what qBittorrent takes them for."""
-        paths = [file.on_ssd for file in await self._proofs.planned(row) if file.wanted]
-        _say_names(row, await undo_unfinished_names(self._roots.ssd, paths, limiter=self._ssd))
-
-    async def _own_names_on_hdd(self, row: Relocation) -> None:
-        """The same for the copy, so that it can be compared and set aside."""
-        paths = [file.on_hdd for file in await self._proofs.planned(row) if file.wanted]
-        try:
-            await self._tiers.hdd.check()
-            done = await undo_unfinished_names(
-                self._roots.hdd, paths, limiter=self._tiers.hdd.limiter
-            )
-        except JobError as error:
-            # The torrent must not stay stopped for it; nothing is brought along from there.
-            log.warning("%r: names on the HDD stay as they are: %s", row.name, error)
-        else:
-            _say_names(row, done)
+        if at_hdd:
+            return Result(event=Event.MOVED, why="it could not go back, and stays on the HDD")
+        return _ADVANCE
 
     # -- what several steps do
+
+    async def _nothing_moves_it(self, row: Relocation) -> None:
+        """Turn off what has qBittorrent move files by itself: over good ones, unchecked."""
+        if row.auto_management:
+            await self._client.set_auto_management(row.torrent_id, False)
+        if row.download_path:
+            await self._client.set_download_path(row.torrent_id, "")
 
     async def _settings_back(self, row: Relocation) -> None:
         if row.download_path:
@@ -376,13 +374,6 @@ class Steps:
 
 
 _NOT_THERE: Final = "qBittorrent does not have it complete on the HDD any more"
-
-
-def _say_names(row: Relocation, done: UndoneNames) -> None:
-    for path in done.both:
-        log.warning("%r: %s stays beside %s.!qB", row.name, path, path)
-    for left in done.left:
-        log.warning("%r: %s", row.name, left.error)
 
 
 def _said(event: Event, why: str, *, tier_anew: bool = False) -> Result:

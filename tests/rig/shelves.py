@@ -26,6 +26,7 @@ from qbm_trio.tasks import relocation, relocation_steps
 from qbm_trio.tasks.space import SpaceManagement
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, condition, inside, make
+from tests.rig.torrents import make_torrent
 
 FILES: Mapping[str, int] = {"a": 40_000, "b": 20_000}
 EACH_BYTES = 40_960 + 20_480  #: what these take on a disk with blocks of 4 KiB
@@ -130,6 +131,30 @@ class Shelf:
     async def shelf_of(self, number: int) -> list[TorrentId]:
         """Several such: T0 is the oldest."""
         return [await self.tiered(f"T{n}") for n in range(number)]
+
+    async def twins(self, name: str) -> list[TorrentId]:
+        """Two torrents of the same files, both copied to the HDD; by their ids."""
+        first = await self.tiered(name)
+        folder = self.inside.ssd / "tv"
+        made = make_torrent(folder, name, [*FILES], piece_length=32 * 1024)
+        second = self.fake.add(made.data, save_path=str(folder), category="tv")
+        self.fake.change(second, completed_at=float(next(self._numbers)), name=f"{name} twin")
+        assert (await self.inside.tier(second)).outcome is Outcome.TIERED
+        return sorted([first, second])
+
+    def slip(self, id_: TorrentId) -> None:
+        """Have qBittorrent back on the SSD: it was killed before it had saved the move."""
+        self.fake._now(id_)
+        place = self.inside.ssd / "tv"
+        folder = Path(self.fake._torrents[id_].content_path).name
+        whole = len(list((place / folder).rglob("*"))) == len(FILES)
+        self.fake.change(
+            id_,
+            save_path=str(place),
+            content_path=str(place / folder),
+            state="stalledUP" if whole else "missingFiles",
+            progress=1.0 if whole else 0.0,
+        )
 
     # -- runs
 

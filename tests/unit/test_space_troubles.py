@@ -127,6 +127,31 @@ async def test_no_step_is_taken_that_is_not_recorded_and_all_goes_on_when_it_can
         assert it.files("T0") == set()
 
 
+async def test_a_failure_is_recorded_with_what_it_means_for_the_group_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "JOURNAL_RETRY_S", 0.02)
+    undo_group = journal_relocations.undo_group
+    refused: list[int] = []
+
+    def full(connection: sqlite3.Connection, *args: object, **kwargs: object) -> object:
+        if not refused:
+            refused.append(1)
+            raise sqlite3.OperationalError("database or disk is full")
+        return undo_group(connection, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(journal_relocations, "undo_group", full)
+    async with shelf(tmp_path, monkeypatch) as it:
+        ids = await it.twins("T")
+        corrupt_copy(it.inside, "T")
+        await it.leave_free(0)
+        await it.run_now()
+        rows = await it.all_ended()
+        assert refused
+        assert {row.step for row in rows.values()} == {Step.UNDONE}
+        assert [it.state(id_) for id_ in ids] == [("stalledUP", "ssd")] * 2
+
+
 async def test_a_run_that_cannot_be_recorded_is_said_and_the_next_one_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,451 @@
+"""A relocation that something goes wrong with: nothing is lost, and no torrent stays stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qbm_trio.core.errors import TorrentUnknown
+from qbm_trio.core.model import JobState, TorrentId
+from qbm_trio.core.relocation import BACK, FORWARD, Relocation, Step
+from qbm_trio.core.space import PIN_TAG, RELOCATING_TAG
+from qbm_trio.tasks import relocation_steps
+from qbm_trio.tasks.relocation_steps import Result, Steps
+from tests.rig.inside import condition
+from tests.rig.shelves import Shelf, corrupt_copy, held, shelf
+from tests.rig.torrents import make_torrent
+
+SEEDS = ("stalledUP", "forcedUP")
+ON_THE_WAY = [step for step in Step if step in FORWARD]
+
+
+async def run(it: Shelf) -> dict[str, Relocation]:
+    """Make a run by hand; all relocations, when they have ended."""
+    await it.leave_free(0)
+    await it.run_now()
+    return await it.all_ended()
+
+
+def settings_of(it: Shelf, id_: TorrentId) -> tuple[bool, str, bool]:
+    torrent = it.fake._torrents[id_]
+    return torrent.auto_management, torrent.download_path, torrent.force_start
+
+
+def failing(*_: object, **__: object) -> bool:
+    """A move that qBittorrent does not say has failed."""
+    raise OSError("No space left on device")
+
+
+# -- qBittorrent forgets the move ---------------------------------------------------------
+
+
+async def test_a_torrent_back_on_the_ssd_before_its_deletion_is_pointed_at_its_copy_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        steps: list[Step] = []
+        with held(monkeypatch, Step.WAITING, "taken", seen=steps) as hold:
+            run_id = it.space.trigger().run_id
+            await hold.wait()
+            it.slip(id_)
+            hold.go_on.set()
+            figures = (await it.ended(run_id)).figures
+        assert steps[-2:] == [Step.REPAIRING, Step.DELETING]
+        assert (figures.relocated, figures.failed_groups) == (1, 0)
+        assert it.state(id_) == ("stalledUP", "hdd")
+        assert it.files("T0") == set()
+
+
+async def test_a_torrent_back_on_the_ssd_with_files_deleted_is_pointed_at_its_copy_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were killed: the service after the deletion, before it could record it."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.DELETING, "taken") as hold:
+            it.space.trigger()
+            await hold.wait()
+    assert it.files("T0") == set()
+    it.slip(id_)
+    async with shelf(tmp_path, monkeypatch, fake=it.fake) as it:
+        assert (await it.all_ended())["T0"].step is Step.DONE
+        assert it.state(id_) == ("stalledUP", "hdd")
+
+
+async def test_of_a_group_the_rest_waits_until_one_that_slipped_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        ids = await it.twins("T")
+        await it.leave_free(0)
+        last = it.fake._torrents[ids[1]].name
+        with held(monkeypatch, Step.WAITING, "taken", name=last) as hold:
+            run_id = it.space.trigger().run_id
+            await hold.wait()
+            it.slip(ids[1])
+            hold.go_on.set()
+            with held(monkeypatch, Step.REPAIRING) as repair:
+                await repair.wait()
+                assert it.files("T") == {"a", "b"}, "one that slipped still needs them"
+                repair.go_on.set()
+                assert (await it.ended(run_id)).figures.relocated == 2
+        assert it.files("T") == set()
+        assert [it.state(id_) for id_ in ids] == [("stalledUP", "hdd")] * 2
+
+
+@pytest.mark.parametrize("how", ["it does not go there", "the copy is bad"])
+async def test_when_a_repair_fails_nothing_more_of_the_group_is_deleted_and_all_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        ids = await it.twins("T")
+        await it.leave_free(0)
+        last = it.fake._torrents[ids[1]].name
+        with held(monkeypatch, Step.WAITING, "taken", name=last) as hold:
+            it.space.trigger()
+            await hold.wait()
+            it.slip(ids[1])
+            if how == "the copy is bad":
+                corrupt_copy(it.inside, "T")
+            else:
+                monkeypatch.setattr(it.fake, "_move", failing)
+            hold.go_on.set()
+            rows = {row.torrent_id: row for row in (await it.all_ended()).values()}
+        assert rows[ids[0]].step is Step.MOVED
+        assert rows[ids[1]].step is (Step.MOVED if how == "the copy is bad" else Step.UNDONE)
+        assert it.files("T") == {"a", "b"}
+        assert it.state(ids[0]) == ("stalledUP", "hdd")
+        if how != "the copy is bad":
+            assert it.state(ids[1]) == ("stalledUP", "ssd")
+        assert not it.state(ids[1])[0].startswith("stopped")
+        assert all(RELOCATING_TAG not in it.fake.tags(id_) for id_ in ids)
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+async def test_a_repair_leaves_qbittorrent_no_reason_to_move_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, automatic: bool
+) -> None:
+    """Killed, it has forgotten that its folder for unfinished torrents was cleared, too.
+
+    A failed recheck would have it move the copy there, over what is there.
+    """
+    async with shelf(tmp_path, monkeypatch) as it:
+        incomplete = tmp_path / "incomplete"
+        id_ = await it.tiered("T", download_path=str(incomplete), auto_management=automatic)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.WAITING, "taken") as hold:
+            it.space.trigger()
+            await hold.wait()
+            it.slip(id_)
+            it.fake.change(id_, auto_management=automatic, download_path=str(incomplete))
+            corrupt_copy(it.inside, "T")
+            hold.go_on.set()
+            with held(monkeypatch, Step.UNDOING) as undoing:
+                await undoing.wait()
+                assert it.files("T", tier="hdd") == {"a", "b"}
+                assert not incomplete.exists() or not list(incomplete.rglob("*"))
+                assert settings_of(it, id_)[:2] == (False, "")
+                undoing.go_on.set()
+                await it.all_ended()
+        assert it.files("T") == {"a", "b"}
+
+
+# -- the way back -------------------------------------------------------------------------
+
+
+async def test_a_torrent_goes_back_stopped_and_with_no_folder_for_unfinished_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran already when the group ended, with all its settings."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        incomplete = str(tmp_path / "incomplete")
+        id_ = await it.tiered("T", download_path=incomplete)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.WAITING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            assert it.state(id_) == ("stalledUP", "hdd")
+            (it.inside.hdd / "tv/T/a").touch()  # not the copy that was recorded
+            with held(monkeypatch, Step.RECHECKING) as back:
+                hold.go_on.set()
+                await back.wait()
+                assert it.state(id_) == ("stoppedDL", "ssd")
+                assert settings_of(it, id_) == (False, "", False)
+                back.go_on.set()
+                row = (await it.all_ended())["T"]
+        assert row.step is Step.UNDONE
+        assert "recheck on the SSD failed" not in (row.error or "")
+        assert it.state(id_) == ("stalledUP", "ssd")
+        assert settings_of(it, id_) == (False, incomplete, False)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+async def test_all_settings_are_as_before_after_a_way_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forced: bool
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        state = "forcedUP" if forced else "stalledUP"
+        id_ = await it.tiered("T", auto_management=True, force_start=forced, state=state)
+        corrupt_copy(it.inside, "T")
+        row = (await run(it))["T"]
+        assert row.step is Step.UNDONE
+        assert it.state(id_) == (state, "ssd")
+        assert settings_of(it, id_) == (True, "", forced)
+
+
+async def test_automatic_management_is_not_turned_on_for_one_that_could_not_leave_the_hdd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would move the bad copy back over the good files."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T", auto_management=True)
+        corrupt_copy(it.inside, "T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.RETURNING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            good = {path: path.read_bytes() for path in (it.inside.ssd / "tv/T").iterdir()}
+            monkeypatch.setattr(it.fake, "_move", failing)
+            hold.go_on.set()
+            row = (await it.all_ended())["T"]
+        assert row.step is Step.MOVED
+        assert "did not go back to the SSD" in (row.error or "")
+        assert "stays on the HDD" in (row.error or "")
+        state, tier = it.state(id_)
+        assert tier == "hdd"
+        assert not state.startswith("stopped")
+        assert settings_of(it, id_)[0] is False
+        assert ("set_auto_management", id_, True) not in it.fake.calls
+        assert {path: path.read_bytes() for path in good} == good
+
+
+# -- the whole group, or none of it -------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_each_of_a_group_is_proven_once_more_before_the_first_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    """From there on there is no way back."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        ids = await it.twins("T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.WAITING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            # qBittorrent has another idea of one of them now, and stays with it.
+            it.fake.change(ids[which], state="error")
+            hold.go_on.set()
+            with held(monkeypatch, Step.RETURNING) as back:
+                await back.wait()
+                back.go_on.set()
+            rows = await it.all_ended()
+        assert {row.step for row in rows.values()} == {Step.UNDONE}
+        assert it.files("T") == {"a", "b"}
+        assert [it.state(id_) for id_ in ids] == [("stalledUP", "ssd")] * 2
+
+
+async def test_when_its_user_removes_one_of_a_group_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relocation_steps, "GONE_AFTER_S", 0.0)
+    async with shelf(tmp_path, monkeypatch) as it:
+        ids = await it.twins("T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.CHECKING, "taken") as hold:
+            run_id = it.space.trigger().run_id
+            await hold.wait()
+            it.fake.remove(ids[0])
+            hold.go_on.set()
+            figures = (await it.ended(run_id)).figures
+        assert (figures.relocated, figures.failed_groups, figures.paused) == (1, 0, None)
+        assert it.state(ids[1]) == ("stalledUP", "hdd")
+
+
+@pytest.mark.parametrize("step", ON_THE_WAY)
+async def test_a_torrent_that_qbittorrent_does_not_know_for_a_while_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """So it is for one that was killed: it would stay stopped when it is known again."""
+    monkeypatch.setattr(relocation_steps, "GONE_LOOK_S", 0.01)
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        unknown = 0
+
+        async def watch(name: str, *arguments: object) -> None:
+            nonlocal unknown
+            if name in ("torrent", "files") and arguments == (id_,) and unknown < 5:
+                unknown += 1
+                raise TorrentUnknown("no such torrent")
+
+        with held(monkeypatch, step) as hold:
+            it.space.trigger()
+            await hold.wait()
+            it.fake.watch = watch
+            hold.go_on.set()
+            row = (await it.all_ended())["T0"]
+        assert unknown == 5
+        assert row.step in (Step.DONE, Step.UNDONE), row.step
+        assert it.state(id_) == ("stalledUP", "hdd" if row.step is Step.DONE else "ssd")
+
+
+# -- bugs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyError(), OSError("y")])
+@pytest.mark.parametrize("step", ON_THE_WAY)
+async def test_a_bug_on_the_way_there_sends_the_torrent_back_and_ends_nothing_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: Step,
+    error: Exception,
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        first, second = await it.shelf_of(2)
+        await it.leave_free(0)
+        with tripping(monkeypatch, step, error, name="T0"):
+            figures = (await it.run_now()).figures
+            rows = await it.all_ended()
+        assert (figures.relocated, figures.failed_groups) == (1, 1)
+        assert "a bug" in figures.failures[0].error
+        assert "Traceback" in caplog.text
+        assert [rows[name].step for name in ("T0", "T1")] == [Step.UNDONE, Step.DONE]
+        assert it.state(first) == ("stalledUP", "ssd")
+        assert it.state(second) == ("stalledUP", "hdd")
+        assert it.files("T0") == {"a", "b"}
+
+
+@pytest.mark.parametrize("step", [Step.DELETING, Step.RETURNING, Step.RECHECKING, Step.UNDOING])
+async def test_a_bug_where_only_the_end_helps_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        if step in BACK:
+            corrupt_copy(it.inside, "T0")
+        with tripping(monkeypatch, step, ZeroDivisionError(), times=2):
+            row = (await run(it))["T0"]
+        assert row.step is (Step.UNDONE if step in BACK else Step.DONE)
+        assert it.state(id_) == ("stalledUP", "ssd" if step in BACK else "hdd")
+
+
+@contextmanager
+def tripping(
+    monkeypatch: pytest.MonkeyPatch,
+    step: Step,
+    error: Exception,
+    *,
+    name: str | None = None,
+    times: int = 1,
+) -> Iterator[None]:
+    """Have a step raise this, so many times, when it is about to be taken."""
+    take, left = Steps.take, [error] * times
+
+    async def trip(self: Steps, row: Relocation) -> Result:
+        if row.step is step and name in (None, row.name) and left:
+            raise left.pop()
+        return await take(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "take", trip)
+        yield
+    assert not left
+
+
+# -- bad copies ---------------------------------------------------------------------------
+
+
+async def jobs_of(it: Shelf, id_: TorrentId) -> list[JobState]:
+    jobs = await it.inside.service.jobs.newest(state=None, limit=99, after=None)
+    return [job.state for job in jobs if id_ in (job.hash, job.torrent_id)]
+
+
+async def test_a_bad_copy_is_set_aside_and_made_again_once_and_then_relocated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        good = (it.inside.ssd / "tv/T0/a").read_bytes()
+        corrupt_copy(it.inside, "T0")
+        await it.leave_free(0)
+        figures = (await it.run_now()).figures
+        assert "recheck of the copy on the HDD failed" in figures.failures[0].error
+        await condition(lambda: it.state(id_)[1] == "hdd")  # by the run after that job
+        await it.all_ended()
+        assert await jobs_of(it, id_) == [JobState.DONE, JobState.DONE]
+        assert (it.inside.hdd / "tv/T0/a").read_bytes() == good
+        aside = it.files("T0", tier="hdd") - {"a", "b"}
+        assert len(aside) == 1
+        assert it.files("T0") == set()
+
+
+async def test_others_that_have_the_bad_copy_are_rechecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        bystander = it.add("bystander", save="other", tags=frozenset({PIN_TAG}))
+        corrupt_copy(it.inside, "T0")
+        # Hashed again was only what others had when it began.
+        with held(monkeypatch, Step.STOPPING) as hold:
+            await it.leave_free(0)
+            it.space.trigger()
+            await hold.wait()
+            other = seeding_from_hdd(it, "T0")
+            it.calls()
+            hold.go_on.set()
+            assert (await it.all_ended())["T0"].step is Step.UNDONE
+        rechecked = {args[0] for name, *args in it.fake.calls if name == "recheck"}
+        assert other in rechecked
+        assert bystander not in rechecked
+
+
+def seeding_from_hdd(it: Shelf, name: str) -> TorrentId:
+    """Another torrent of the same files that seeds from the copy."""
+    made = make_torrent(it.inside.ssd / "tv", name, ["a", "b"], piece_length=64 * 1024)
+    return it.fake.add(made.data, save_path=str(it.inside.hdd / "tv"))
+
+
+async def test_files_of_the_copy_that_others_have_are_hashed_again_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        seeding_from_hdd(it, "T0")
+        corrupt_copy(it.inside, "T0")
+        await it.leave_free(0)
+        it.calls()
+        figures = (await it.run_now()).figures
+        assert "which another torrent has too" in figures.failures[0].error
+        assert (await it.all_ended())["T0"].tier_anew
+        calls = [name for name, *args in it.fake.calls if args and args[0] == id_]
+        assert not {"stop", "set_location"} & set(calls)
+        assert it.state(id_) == ("stalledUP", "ssd")
+
+
+async def test_a_torrent_elsewhere_whose_file_is_a_link_to_this_ones_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        (tmp_path / "links").mkdir()
+        (tmp_path / "links/T0").symlink_to(it.inside.ssd / "tv/T0")
+        other = seeding_from_hdd(it, "T0")
+        it.fake.change(
+            other,
+            save_path=str(tmp_path / "links"),
+            content_path=str(tmp_path / "links/T0"),
+        )
+        row = (await run(it))["T0"]
+        assert row.step is Step.UNDONE
+        assert "another torrent has" in (row.error or "")
+        assert it.files("T0") == {"a", "b"}
+        assert it.state(id_) == ("stalledUP", "ssd")
