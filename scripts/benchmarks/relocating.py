@@ -182,8 +182,10 @@ class _Bench:
             server.tier([id])
             on_hdd = self._hdd / on_ssd.name
             self._forget([on_ssd, on_hdd])
-            while not server.idle():  # the job's end asks for a run, which spares it
+            while not server.idle():
                 time.sleep(0.02)
+            # The job's end has asked for a run, which may come any time: it is this one.
+            server.space_run(relocated=0)
             qbt.api.torrents_remove_tags(PIN_TAG, id)
             with _sampling(qbt, id) as samples:
                 began_s = time.perf_counter()
