@@ -333,6 +333,13 @@ def corrupt_copy(service: Inside, name: str) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+async def run(it: Shelf) -> dict[str, Relocation]:
+    """Make a run by hand; all relocations, when they have ended."""
+    await it.leave_free(0)
+    await it.run_now()
+    return await it.all_ended()
+
+
 def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have qBittorrent's answers believed after a moment instead of seconds."""
     monkeypatch.setattr(relocation_polls, "SETTLED_S", 0.02)
