@@ -95,6 +95,11 @@ class Qbittorrent:
         return self._session.sent
 
     @property
+    def sessions(self) -> int:
+        """How many sessions qBittorrent has given; none to who comes with an API key."""
+        return self._session.sessions
+
+    @property
     def lists_asked(self) -> int:
         """How many lists of all torrents have been asked for, answered or not."""
         return self._lists_asked

@@ -50,6 +50,8 @@ class Session(qbittorrentapi.Client):
     ) -> None:
         """Connect to nothing yet. Empty ``password`` and ``api_key``: never log in."""
         self.sent = 0  #: HTTP requests tried
+        self.sessions = 0  #: that qBittorrent has given: it remembers none over a restart
+        self._session_cookies: set[tuple[str, str | None]] = set()
         self.gate = LoginGate(clock)
         self._lists_no_folders = False  #: as before 5.0
         self._old_names = False  #: it says "pause" and "resume", as it did before 5.0
@@ -196,7 +198,14 @@ class Session(qbittorrentapi.Client):
 
     def _request(self, *args: Any, **kwargs: Any) -> Any:
         self.sent += 1
-        return super()._request(*args, **kwargs)
+        try:
+            return super()._request(*args, **kwargs)
+        finally:
+            # SID; QBT_SID_<port> since 5.2.
+            cookies = {(c.name, c.value) for c in self._session.cookies if "SID" in c.name}
+            if cookies != self._session_cookies:
+                self._session_cookies = cookies
+                self.sessions += 1
 
     @property
     def _session(self) -> Any:

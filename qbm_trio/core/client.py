@@ -37,6 +37,11 @@ class QbittorrentClient(Protocol):
         """HTTP requests made, logins included."""
         ...
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions qBittorrent has given: one more when it was restarted."""
+        ...
+
     async def wait_reachable(self) -> None:
         """Return once a call has succeeded after the last one that did not.
 

@@ -45,7 +45,7 @@ class Event(StrEnum):
 
     ADVANCE = "advance"  #: what the step is for has been seen
     FAIL = "fail"  #: it cannot be, or another torrent of the group cannot go on
-    MOVED = "moved"  #: qBittorrent moved the data instead of finding the copy
+    MOVED = "moved"  #: qBittorrent moved the data instead of finding the copy, or keeps it there
     SLIPPED = "slipped"  #: killed before it had saved the move, qBittorrent is back on the SSD
     INTERRUPT = "interrupt"  #: the service stopped, or was killed
     GONE = "gone"  #: qBittorrent has the torrent no more
@@ -74,6 +74,7 @@ MOVES: Final = MappingProxyType(
         (Step.DELETING, Event.SLIPPED): Step.REPAIRING,
         (Step.REPAIRING, Event.ADVANCE): Step.DELETING,
         (Step.REPAIRING, Event.FAIL): Step.UNDOING,
+        (Step.REPAIRING, Event.MOVED): Step.MOVED,
         # It stands well on the HDD, but one that it shares files with does not.
         (Step.DELETING, Event.FAIL): Step.MOVED,
         (Step.PREPARING, Event.FAIL): Step.UNDOING,

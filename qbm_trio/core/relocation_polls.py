@@ -33,6 +33,8 @@ WAIT: Final = None
 STOPPED_COMPLETE: Final = frozenset({"pausedUP", "stoppedUP"})
 STOPPED_INCOMPLETE: Final = frozenset({"pausedDL", "stoppedDL"})
 
+STOPPED: Final = STOPPED_COMPLETE | STOPPED_INCOMPLETE
+
 REFRESHES: Final = 3
 """qBittorrent's answers lag by up to one refresh interval, and by two after a move."""
 SETTLED_S: Final = 5.0

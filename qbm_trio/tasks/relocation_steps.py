@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -22,38 +21,27 @@ from ..adapters.ssd_deletion import JudgedFile, delete_files, judge_files
 from ..adapters.ssd_files import real_places
 from ..core.client import QbittorrentClient
 from ..core.errors import TorrentUnknown
-from ..core.model import Torrent, TorrentId
+from ..core.model import Torrent
 from ..core.relocation import Event, Relocation, Step
-from ..core.relocation_polls import (
-    Poll,
-    judge_rechecked,
-    judge_repointed,
-    judge_returned,
-    judge_seeding,
-    judge_stopped,
-)
+from ..core.relocation_polls import STOPPED, judge_repointed, judge_returned, judge_stopped
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
 from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
+from .relocation_watch import TorrentWatch
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
 
-GONE_AFTER_S: Final = 600.0
-"""A qBittorrent that was killed forgets recent torrents for a while."""
-GONE_LOOK_S: Final = 30.0
+STARTS: Final = 3
+"""So often a torrent is started that does not: its user may be stopping it."""
 FREED_WITHIN_S: Final = 5.0
 """So long is waited for ``statvfs`` to show what a deletion has freed."""
 PLAN_AGE_S: Final = 600.0
 """So old may the list be that tells whose copies are to be hashed again."""
 CLAIM_AGE_S: Final = 30.0
 """So old may the list be that tells whose files must not be deleted."""
-REFRESH_AGE_S: Final = 60.0
-"""So long qBittorrent's refresh interval is taken for unchanged: its user may change it."""
-_SHORTEST_PAUSE_S: Final = 0.25
-_LONGEST_PAUSE_S: Final = 5.0
-_POLLS_KEPT: Final = 100
+_PAUSE_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +82,7 @@ class Steps:
         self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
         self._tier_anew = tier_anew
         self._now = now
-        self._refresh = (-inf, 0.0)  #: when it was asked, and qBittorrent's refresh interval
+        self._watch = TorrentWatch(client)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
             Step.PREPARING: self._prepare,
             Step.STOPPING: self._stop,
@@ -120,8 +108,8 @@ class Steps:
             try:
                 return await self._actions[row.step](row)
             except TorrentUnknown:
-                await self._torrent(row.torrent_id)  # raises unless it is known again
-                await trio.sleep(_SHORTEST_PAUSE_S)
+                await self._watch.torrent(row.torrent_id)  # raises unless it is known again
+                await trio.sleep(_PAUSE_S)
 
     # -- forward
 
@@ -136,7 +124,7 @@ class Steps:
 
     async def _stop(self, row: Relocation) -> Result:
         await self._client.stop(row.torrent_id)
-        event = await self._watch(row, partial(judge_stopped, place=row.from_path))
+        event = await self._watch.judged(row, partial(judge_stopped, place=row.from_path))
         if event is Event.ADVANCE:
             # Asked now, nothing need be rechecked if the answer is no.
             await self._proofs.copy_for_both(row)
@@ -147,7 +135,7 @@ class Steps:
         # into the empty folder below.
         before = await self._proofs.copy_for_both(row)
         await self._client.set_location(row.torrent_id, row.to_path)
-        event = await self._watch(row, partial(judge_repointed, place=row.to_path))
+        event = await self._watch.judged(row, partial(judge_repointed, place=row.to_path))
         if event is Event.ADVANCE and await self._vanished(before):
             event = Event.MOVED  # some files: it found the others
         return _said(
@@ -159,7 +147,7 @@ class Steps:
         )
 
     async def _check(self, row: Relocation) -> Result:
-        event = await self._recheck(row, row.to_path)
+        event = await self._watch.recheck(row, row.to_path)
         return _said(
             event,
             "qBittorrent's recheck of the copy on the HDD failed",
@@ -167,14 +155,14 @@ class Steps:
         )
 
     async def _restore(self, row: Relocation) -> Result:
-        event = await self._at_hdd(row)
+        event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
             await self._settings_back(row)
         return _said(event, _NOT_THERE)
 
     async def _wait(self, row: Relocation) -> Result:
         await self._grace(row)
-        event = await self._at_hdd(row)
+        event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
             await self._proofs.whole_copy(row)
         return _said(event, _NOT_THERE)
@@ -199,7 +187,7 @@ class Steps:
 
         Killed before it had saved the move, it comes back on the SSD (seen on 5.1.0).
         """
-        if await self._at_hdd(row) is Event.ADVANCE:
+        if await self._watch.seeds_at(row, row.to_path) is Event.ADVANCE:
             return _ADVANCE
         log.warning("%r: qBittorrent forgot the move; repeating it", row.name)
         return Result(event=Event.SLIPPED)
@@ -232,12 +220,18 @@ class Steps:
         await self._client.stop(row.torrent_id)
         await self._nothing_moves_it(row)  # it has forgotten that, too
         await self._client.set_location(row.torrent_id, row.to_path)
-        event = await self._watch(row, partial(judge_returned, place=row.to_path))
+        event = await self._watch.judged(row, partial(judge_returned, place=row.to_path))
         if event is Event.ADVANCE:
-            event = await self._recheck(row, row.to_path)
+            event = await self._watch.recheck(row, row.to_path)
         if event is Event.ADVANCE:
             await self._settings_back(row)
-        return _said(event, "qBittorrent forgot the move, and did not take the copy again")
+            return _ADVANCE
+        why = "qBittorrent forgot the move, and did not take the copy again"
+        if not self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
+            return Result(event=Event.FAIL, why=why)
+        # Back on the SSD it would take along what the others of its group have on the HDD.
+        await self._run_as_before(row)
+        return Result(event=Event.MOVED, why=why)
 
     # -- back
 
@@ -245,28 +239,42 @@ class Steps:
         # It may run already, with its settings restored.
         await self._client.stop(row.torrent_id)
         await self._nothing_moves_it(row)
-        # What qBittorrent calls unfinished on the HDD it would bring along, and where a good
-        # file of the SSD has such a name, it would put the bad one beside it.
-        await self._names.on_hdd(row)
+        # Where a good file of the SSD is called unfinished, the bad one of the HDD would be
+        # brought along, and take its place. Not undone on the HDD now: what is called
+        # unfinished there is not brought along under its own name.
         await self._names.on_ssd(row)
         await self._client.set_location(row.torrent_id, row.from_path)
-        event = await self._watch(row, partial(judge_returned, place=row.from_path))
+        event = await self._watch.judged(row, partial(judge_returned, place=row.from_path))
         return _said(event, "qBittorrent did not go back to the SSD")
 
     async def _check_again(self, row: Relocation) -> Result:
+        if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
+            # Killed meanwhile, qBittorrent has come back there.
+            result = await self._return(row)
+            if result.event is not Event.ADVANCE:
+                return result
         await self._names.on_ssd(row)
-        event = await self._recheck(row, row.from_path)
+        event = await self._watch.recheck(row, row.from_path)
         return _said(event, "qBittorrent's recheck on the SSD failed")
 
     async def _undo(self, row: Relocation) -> Result:
-        torrent = await self._torrent(row.torrent_id)
-        at_hdd = PurePosixPath(torrent.content_path).is_relative_to(row.to_path)
-        # On the HDD it would move the files back, over the good ones.
-        if row.auto_management and not at_hdd:
-            await self._client.set_auto_management(row.torrent_id, True)
-        await self._settings_back(row)
+        torrent = await self._watch.torrent(row.torrent_id)
+        if self._at_hdd(row, torrent):
+            # It did not go back, or has come back there with a killed qBittorrent.
+            await self._check_again(row)
+            torrent = await self._watch.torrent(row.torrent_id)
+        at_hdd = self._at_hdd(row, torrent)
+        # On the HDD automatic management would move the files back, over the good ones, and
+        # a folder for unfinished torrents would get what is unfinished.
+        if at_hdd:
+            await self._run_as_before(row)
+        else:
+            if row.auto_management:
+                await self._client.set_auto_management(row.torrent_id, True)
+            await self._settings_back(row)
+            if row.failed:
+                await self._names.on_hdd(row)
         if row.tier_anew:
-            await self._names.on_hdd(row)
             for other in await self._proofs.claimants(row):
                 await self._client.recheck(other)
             await self._tier_anew(row)
@@ -276,21 +284,49 @@ class Steps:
 
     # -- what several steps do
 
+    def _at_hdd(self, row: Relocation, torrent: Torrent) -> bool:
+        return PurePosixPath(torrent.content_path).is_relative_to(row.to_path)
+
     async def _nothing_moves_it(self, row: Relocation) -> None:
-        """Turn off what has qBittorrent move files by itself: over good ones, unchecked."""
-        if row.auto_management:
-            await self._client.set_auto_management(row.torrent_id, False)
-        if row.download_path:
-            await self._client.set_download_path(row.torrent_id, "")
+        """Turn off what has qBittorrent move files by itself: over good ones, unchecked.
+
+        In this order, and again until it is so: the folder for unfinished torrents cannot
+        be cleared while automatic management is on.
+        """
+        for _ in range(2):
+            if row.auto_management:
+                await self._client.set_auto_management(row.torrent_id, False)
+            if row.download_path:
+                await self._client.set_download_path(row.torrent_id, "")
+            if await self._watch.seen(
+                row, lambda torrent: not (torrent.auto_management or torrent.download_path)
+            ):
+                return
+        raise NotAsPlanned(
+            "qBittorrent keeps automatic management or the folder for unfinished torrents on, "
+            "although told otherwise"
+        )
 
     async def _settings_back(self, row: Relocation) -> None:
         if row.download_path:
             await self._client.set_download_path(row.torrent_id, row.download_path)
-        if row.force_start:
-            await self._client.set_force_start(row.torrent_id, True)
-        elif row.was_running:
-            await self._client.start(row.torrent_id)
+        await self._run_as_before(row)
+
+    async def _run_as_before(self, row: Relocation) -> None:
+        if row.was_running or row.force_start:
+            await self._start(row)
         await self._client.remove_tags([row.torrent_id], {RELOCATING_TAG})
+
+    async def _start(self, row: Relocation) -> None:
+        """Start it as it ran; qBittorrent may not hear it while it checks: then again."""
+        for _ in range(STARTS):
+            if row.force_start:
+                await self._client.set_force_start(row.torrent_id, True)
+            else:
+                await self._client.start(row.torrent_id)
+            if await self._watch.seen(row, lambda torrent: torrent.state not in STOPPED):
+                return
+        log.error("%r does not start; start it in qBittorrent", row.name)
 
     async def _tag_as_moved(self, row: Relocation) -> None:
         if self._location_tags is not None:
@@ -301,51 +337,6 @@ class Steps:
     async def _grace(self, row: Relocation) -> None:
         since = row.checked_at if row.checked_at is not None else self._now()
         await trio.sleep(max(0.0, min(self._grace_s, since + self._grace_s - self._now())))
-
-    async def _at_hdd(self, row: Relocation) -> Event:
-        return await self._watch(row, partial(judge_seeding, place=row.to_path))
-
-    async def _recheck(self, row: Relocation, place: str) -> Event:
-        await self._client.recheck(row.torrent_id)
-        called_s = trio.current_time()
-        return await self._watch(row, partial(judge_rechecked, called_s=called_s, place=place))
-
-    async def _watch(self, row: Relocation, judge: Callable[..., Event | None]) -> Event:
-        refresh_s = await self._refresh_interval_s()
-        began_s = trio.current_time()
-        polls: list[Poll] = []
-        while True:
-            at_s = trio.current_time()
-            polls = [
-                *polls[-_POLLS_KEPT:],
-                Poll(at_s=at_s, torrent=await self._torrent(row.torrent_id)),
-            ]
-            event = judge(polls, refresh_s=refresh_s)
-            if event is not None:
-                return event
-            # A recheck may take hours.
-            longest_s = min(_LONGEST_PAUSE_S, (at_s - began_s) / 20)
-            await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2, longest_s))
-
-    async def _refresh_interval_s(self) -> float:
-        asked_s, refresh_s = self._refresh
-        now_s = trio.current_time()
-        if now_s - asked_s > REFRESH_AGE_S:
-            refresh_s = await self._client.refresh_interval_s()
-            self._refresh = (now_s, refresh_s)
-        return refresh_s
-
-    async def _torrent(self, torrent_id: TorrentId) -> Torrent:
-        first_missed_at = None
-        while True:
-            try:
-                return await self._client.torrent(torrent_id)
-            except TorrentUnknown:
-                now = trio.current_time()
-                first_missed_at = now if first_missed_at is None else first_missed_at
-                if now - first_missed_at >= GONE_AFTER_S:
-                    raise
-                await trio.sleep(GONE_LOOK_S)
 
     async def _vanished(self, before: Sequence[JudgedFile]) -> bool:
         """Whether a file is gone that was on the SSD: qBittorrent never takes one away."""
@@ -368,7 +359,7 @@ class Steps:
         freed = await self._free_bytes() - before
         with trio.move_on_after(FREED_WITHIN_S):
             while freed < expected * 0.9:
-                await trio.sleep(_SHORTEST_PAUSE_S)
+                await trio.sleep(_PAUSE_S)
                 freed = await self._free_bytes() - before
         return max(0, freed)
 

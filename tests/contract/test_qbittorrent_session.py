@@ -105,6 +105,23 @@ async def test_a_ban_is_called_that(qbt: Qbt) -> None:
         await client.torrents()
 
 
+@pytest.mark.parametrize("login", [True, False], ids=["login", "bypass"])
+async def test_a_restart_that_no_call_has_met_shows_in_the_sessions(
+    launcher: Launcher, tmp_path: Path, login: bool
+) -> None:
+    with running(tmp_path / "qbt", launcher=launcher, login=login) as qbt:
+        password = PASSWORD if login else ""
+        client = Qbittorrent(url=qbt.url, username="admin", password=password)
+        await client.torrents()
+        sessions = client.sessions
+        await client.version()
+        assert client.sessions == sessions > 0
+        qbt.stop(signal.SIGKILL)
+        qbt.start()
+        await client.torrents()
+        assert client.sessions > sessions
+
+
 async def test_a_lost_session_is_mended_by_one_login(qbt: Qbt) -> None:
     client = Qbittorrent(url=qbt.url, username="admin", password=PASSWORD)
     await client.torrents()

@@ -52,6 +52,7 @@ class FakeQbittorrent:
         self.before: Callable[[str], Awaitable[None]] | None = None
         self.may_list = True
         self.lists_asked = 0
+        self.sessions = 1
         self.reachable = AsyncBool(False)
         self._contact = QbittorrentContact(reachable=False)
         self._torrents: dict[TorrentId, Torrent] = {}

@@ -53,6 +53,7 @@ deleting   slipped   repairing
 deleting   fail      moved
 repairing  advance   deleting
 repairing  fail      undoing
+repairing  moved     moved
 repairing  gone      gone
 deleting   gone      gone
 returning  advance   rechecking

@@ -10,7 +10,7 @@ from qbm_trio.core.errors import TorrentUnknown
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import FORWARD, Step
 from qbm_trio.core.space import RELOCATING_TAG
-from qbm_trio.tasks import relocation_steps
+from qbm_trio.tasks import relocation_watch
 from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
 
 SEEDS = ("stalledUP", "forcedUP")
@@ -134,14 +134,11 @@ async def test_a_repair_leaves_qbittorrent_no_reason_to_move_the_copy(
             it.fake.change(id_, auto_management=automatic, download_path=str(incomplete))
             corrupt_copy(it.inside, "T")
             hold.go_on.set()
-            with held(monkeypatch, Step.UNDOING) as undoing:
-                await undoing.wait()
-                assert it.files("T", tier="hdd") == {"a", "b"}
-                assert not incomplete.exists() or not list(incomplete.rglob("*"))
-                assert settings_of(it, id_)[:2] == (False, "")
-                undoing.go_on.set()
-                await it.all_ended()
-        assert it.files("T") == {"a", "b"}
+            assert (await it.all_ended())["T"].step is Step.MOVED
+        assert it.files("T", tier="hdd") == it.files("T") == {"a", "b"}
+        assert not incomplete.exists() or not list(incomplete.rglob("*"))
+        assert settings_of(it, id_)[:2] == (False, "")
+        assert not it.state(id_)[0].startswith("stopped")
 
 
 # -- the way back -------------------------------------------------------------------------
@@ -242,7 +239,7 @@ async def test_each_of_a_group_is_proven_once_more_before_the_first_deletion(
 async def test_when_its_user_removes_one_of_a_group_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relocation_steps, "GONE_AFTER_S", 0.0)
+    monkeypatch.setattr(relocation_watch, "GONE_AFTER_S", 0.0)
     async with shelf(tmp_path, monkeypatch) as it:
         ids = await it.twins("T")
         await it.leave_free(0)
@@ -261,7 +258,7 @@ async def test_a_torrent_that_qbittorrent_does_not_know_for_a_while_is_not_given
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
 ) -> None:
     """So it is for one that was killed: it would stay stopped when it is known again."""
-    monkeypatch.setattr(relocation_steps, "GONE_LOOK_S", 0.01)
+    monkeypatch.setattr(relocation_watch, "GONE_LOOK_S", 0.01)
     async with shelf(tmp_path, monkeypatch) as it:
         (id_,) = await it.shelf_of(1)
         await it.leave_free(0)

@@ -152,7 +152,7 @@ async def test_a_torrent_that_its_user_removes_meanwhile_is_not_counted_and_paus
                 it.fake.before = None
                 it.fake.remove(first)
 
-        monkeypatch.setattr("qbm_trio.tasks.relocation_steps.GONE_AFTER_S", 0.0)
+        monkeypatch.setattr("qbm_trio.tasks.relocation_watch.GONE_AFTER_S", 0.0)
         await it.leave_free(0)
         it.fake.before = before
         figures = (await it.run_now()).figures

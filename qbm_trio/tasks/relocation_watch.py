@@ -1,0 +1,101 @@
+"""Ask qBittorrent of one torrent until its answers can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Final
+
+import trio
+
+from ..core.client import QbittorrentClient
+from ..core.errors import TorrentUnknown
+from ..core.model import Torrent, TorrentId
+from ..core.relocation import Event, Relocation
+from ..core.relocation_polls import Poll, judge_rechecked, judge_seeding
+
+GONE_AFTER_S: Final = 600.0
+"""A qBittorrent that was killed forgets recent torrents for a while."""
+GONE_LOOK_S: Final = 30.0
+SEEN_WITHIN_S: Final = 15.0
+"""So long is waited until a setting that was changed is shown so."""
+REFRESH_AGE_S: Final = 60.0
+"""So long qBittorrent's refresh interval is taken for unchanged: its user may change it."""
+_SHORTEST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 5.0
+_POLLS_KEPT: Final = 100
+
+
+class TorrentWatch:
+    """Polls, at the pace at which qBittorrent renews what it says."""
+
+    def __init__(self, client: QbittorrentClient) -> None:
+        self._client = client
+        self._refresh = (-inf, 0.0)  #: when it was asked, and qBittorrent's refresh interval
+
+    async def torrent(self, torrent_id: TorrentId) -> Torrent:
+        """The torrent; one that is not known is waited for.
+
+        Raises:
+            TorrentUnknown: it is not known for long: its user removed it.
+        """
+        first_missed_at = None
+        while True:
+            try:
+                return await self._client.torrent(torrent_id)
+            except TorrentUnknown:
+                now = trio.current_time()
+                first_missed_at = now if first_missed_at is None else first_missed_at
+                if now - first_missed_at >= GONE_AFTER_S:
+                    raise
+                await trio.sleep(GONE_LOOK_S)
+
+    async def judged(self, row: Relocation, judge: Callable[..., Event | None]) -> Event:
+        """What ``judge`` makes of the answers, as soon as it makes anything of them."""
+        refresh_s = await self._refresh_interval_s()
+        began_s = trio.current_time()
+        polls: list[Poll] = []
+        while True:
+            at_s = trio.current_time()
+            torrent = await self.torrent(row.torrent_id)
+            polls = [*polls[-_POLLS_KEPT:], Poll(at_s=at_s, torrent=torrent)]
+            event = judge(polls, refresh_s=refresh_s)
+            if event is not None:
+                return event
+            # A recheck may take hours.
+            longest_s = min(_LONGEST_PAUSE_S, (at_s - began_s) / 20)
+            await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2, longest_s))
+
+    async def seeds_at(self, row: Relocation, place: str) -> Event:
+        """Whether a torrent that had passed its recheck is still complete at ``place``."""
+        return await self.judged(row, partial(judge_seeding, place=place))
+
+    async def recheck(self, row: Relocation, place: str) -> Event:
+        """Have the files at ``place`` rechecked; whether they are whole.
+
+        A qBittorrent that was killed meanwhile can show the torrent as complete, from what
+        it had saved before (seen on 5.1.0): that is no check.
+        """
+        await self._client.recheck(row.torrent_id)
+        sessions, called_s = self._client.sessions, trio.current_time()
+        event = await self.judged(row, partial(judge_rechecked, called_s=called_s, place=place))
+        return event if self._client.sessions == sessions else Event.FAIL
+
+    async def seen(self, row: Relocation, condition: Callable[[Torrent], bool]) -> bool:
+        """Whether the torrent is shown so, soon."""
+        refresh_s = await self._refresh_interval_s()
+        with trio.move_on_after(SEEN_WITHIN_S):
+            # qBittorrent has no event to wait for.
+            while not condition(await self.torrent(row.torrent_id)):  # noqa: ASYNC110
+                await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2))
+            return True
+        return False
+
+    async def _refresh_interval_s(self) -> float:
+        asked_s, refresh_s = self._refresh
+        now_s = trio.current_time()
+        if now_s - asked_s > REFRESH_AGE_S:
+            refresh_s = await self._client.refresh_interval_s()
+            self._refresh = (now_s, refresh_s)
+        return refresh_s
