@@ -1,0 +1,110 @@
+"""A qBittorrent that is killed in mid-relocation says what it had saved, and does not listen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbm_trio.core.model import TorrentId
+from qbm_trio.core.relocation import Step
+from qbm_trio.core.space import RELOCATING_TAG
+from qbm_trio.tasks import relocation_watch
+from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
+
+
+def on_hdd(it: Shelf, id_: TorrentId) -> None:
+    """It is back on the HDD, complete as far as qBittorrent knows."""
+    folder = it.inside.hdd / "tv"
+    it.fake.change(
+        id_,
+        state="stoppedUP",
+        progress=1.0,
+        amount_left_bytes=0,
+        save_path=str(folder),
+        content_path=str(folder / "T"),
+    )
+
+
+async def test_what_a_restarted_qbittorrent_shows_is_not_taken_for_a_passed_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Complete on the HDD, from before: although the copy there is bad (seen on 5.1.0)."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        corrupt_copy(it.inside, "T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.CHECKING) as hold:
+            it.space.trigger()
+            await hold.wait()
+
+            async def restarted(name: str, *_: object) -> None:
+                if name == "torrent" and ("recheck", id_) in it.fake.calls:
+                    it.fake.watch = None
+                    it.fake.sessions += 1
+                    on_hdd(it, id_)
+
+            it.fake.watch = restarted
+            hold.go_on.set()
+            row = (await it.all_ended())["T"]
+        assert row.step is Step.UNDONE
+        assert "recheck of the copy on the HDD failed" in (row.error or "")
+        assert it.files("T") == {"a", "b"}
+        assert it.state(id_) == ("stalledUP", "ssd")
+
+
+@pytest.mark.parametrize("step", [Step.RECHECKING, Step.UNDOING])
+async def test_one_that_comes_back_on_the_hdd_is_brought_to_the_ssd_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    """Else it would be started on the bad copy."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        corrupt_copy(it.inside, "T")
+        await it.leave_free(0)
+        with held(monkeypatch, step) as hold:
+            it.space.trigger()
+            await hold.wait()
+            on_hdd(it, id_)
+            hold.go_on.set()
+            row = (await it.all_ended())["T"]
+        assert row.step is Step.UNDONE, row.error
+        assert it.state(id_) == ("stalledUP", "ssd")
+        assert it.files("T") == {"a", "b"}
+
+
+async def test_a_start_that_qbittorrent_did_not_hear_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relocation_watch, "SEEN_WITHIN_S", 0.2)
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        real, heard = it.fake.start, []
+
+        async def start(torrent_id: TorrentId) -> None:
+            heard.append(torrent_id)
+            if len(heard) > 1:
+                await real(torrent_id)
+
+        monkeypatch.setattr(it.fake, "start", start)
+        row = (await run(it))["T"]
+        assert row.step is Step.DONE
+        assert heard == [id_, id_]
+        assert it.state(id_) == ("stalledUP", "hdd")
+
+
+async def test_one_that_its_user_keeps_stopping_is_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relocation_watch, "SEEN_WITHIN_S", 0.1)
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+
+        async def start(_: TorrentId) -> None:
+            return
+
+        monkeypatch.setattr(it.fake, "start", start)
+        row = (await run(it))["T"]
+        assert row.step is Step.DONE
+        assert "'T' does not start; start it in qBittorrent" in caplog.text
+        assert RELOCATING_TAG not in it.fake.tags(id_)
