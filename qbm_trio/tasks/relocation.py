@@ -150,10 +150,7 @@ class Relocator:
             if any(other.step in BACK for other in group):
                 why = "one that it shares files with could not be kept on the HDD"
                 return [row.id], Result(event=Event.FAIL, why=why)
-            for other in left:
-                there = await self._persist(other, watch, self._steps.still_there)
-                if there.event is not Event.ADVANCE:
-                    return [other.id], there
+            return await self._delete(row, left, watch)
         log.info("relocating %r: %s", row.name, row.step)
         result = await self._persist(row, watch, self._steps.take)
         if row.step is Step.WAITING and result.event is Event.ADVANCE:
@@ -166,6 +163,25 @@ class Relocator:
             if result.event is Event.ADVANCE:
                 return [other.id for other in waiting], result
         return [row.id], result
+
+    async def _delete(
+        self, row: Relocation, left: Sequence[Relocation], watch: GroupWatch
+    ) -> tuple[list[int], Result]:
+        log.info("relocating %r: %s", row.name, row.step)
+        of = row
+
+        async def one_try(row: Relocation) -> Result:
+            # Anew at each try: between two, qBittorrent may have forgotten the move.
+            nonlocal of
+            for of in left:
+                there = await self._steps.still_there(of)
+                if there.event is not Event.ADVANCE:
+                    return there
+            of = row
+            return await self._steps.take(row)
+
+        result = await self._persist(row, watch, one_try)
+        return [of.id], result
 
     async def _persist(
         self,

@@ -187,13 +187,13 @@ class Steps:
 
         Killed before it had saved the move, it comes back on the SSD (seen on 5.1.0).
         """
+        await self._grace(row)  # the one after a repair; that before is over
         if await self._watch.seeds_at(row, row.to_path) is Event.ADVANCE:
             return _ADVANCE
         log.warning("%r: qBittorrent forgot the move; repeating it", row.name)
         return Result(event=Event.SLIPPED)
 
     async def _delete(self, row: Relocation) -> Result:
-        await self._grace(row)  # the one after a repair; that before is over
         judged = await self._proofs.whole_copy(row)
         await self._proofs.two_places(judged)
         # Of those that are relocated with it none has a file on the SSD any more.
@@ -217,6 +217,9 @@ class Steps:
         return Result(event=Event.ADVANCE, freed_bytes=freed_bytes)
 
     async def _repair(self, row: Relocation) -> Result:
+        # It runs meanwhile, if it can. Without the HDD, the SSD's files would be moved into
+        # the empty folder below; what is downloaded anew would take the good copy's place.
+        await self._proofs.copy_for_both(row)
         await self._client.stop(row.torrent_id)
         await self._nothing_moves_it(row)  # it has forgotten that, too
         await self._client.set_location(row.torrent_id, row.to_path)
@@ -236,6 +239,8 @@ class Steps:
     # -- back
 
     async def _return(self, row: Relocation) -> Result:
+        # Without the SSD, the copy would be moved into the empty folder below.
+        await self._tiers.ssd.check()
         # It may run already, with its settings restored.
         await self._client.stop(row.torrent_id)
         await self._nothing_moves_it(row)
@@ -253,6 +258,7 @@ class Steps:
             result = await self._return(row)
             if result.event is not Event.ADVANCE:
                 return result
+        await self._tiers.ssd.check()
         await self._names.on_ssd(row)
         event = await self._watch.recheck(row, row.from_path)
         return _said(event, "qBittorrent's recheck on the SSD failed")

@@ -1,0 +1,113 @@
+"""What was true a moment ago: a forgotten move, a disk that is away, a copy that was changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qbm_trio.core.model import TorrentId
+from qbm_trio.core.relocation import Step
+from qbm_trio.core.space import RELOCATING_TAG
+from tests.rig.inside import condition
+from tests.rig.shelves import Shelf, corrupt_copy, held, shelf
+
+
+def back_on_the_hdd(it: Shelf, id_: TorrentId) -> None:
+    """As it was before the way back began: qBittorrent was killed before it had saved that."""
+    it.fake._now(id_)
+    place = it.inside.hdd / "tv"
+    it.fake.change(
+        id_,
+        save_path=str(place),
+        content_path=str(place / "T0"),
+        state="stoppedDL",
+        progress=0.5,
+        amount_left_bytes=30_000,
+    )
+
+
+@pytest.mark.parametrize("step", [Step.RECHECKING, Step.UNDOING])
+async def test_a_way_back_that_qbittorrent_has_forgotten_is_gone_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        corrupt_copy(it.inside, "T0")
+        await it.leave_free(0)
+        with held(monkeypatch, step) as hold:
+            it.space.trigger()
+            await hold.wait()
+            back_on_the_hdd(it, id_)
+            hold.go_on.set()
+            row = (await it.all_ended())["T0"]
+        assert row.step is Step.UNDONE
+        assert it.state(id_) == ("stalledUP", "ssd")
+        assert RELOCATING_TAG not in it.fake.tags(id_)
+
+
+async def test_a_forgotten_move_is_not_repeated_while_the_hdd_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        marker = it.inside.hdd / ".qbm-tier"
+        with held(monkeypatch, Step.REPAIRING) as hold:
+            with held(monkeypatch, Step.WAITING, "taken") as waited:
+                it.space.trigger()
+                await waited.wait()
+                it.slip(id_)
+                waited.go_on.set()
+                await hold.wait()
+            moved = marker.rename(tmp_path / "marker")
+            it.calls()
+            hold.go_on.set()
+            await condition(lambda: it.inside.service.tiers.hdd.trouble is not None)
+        assert "set_location" not in it.calls()
+        assert it.state(id_) == ("stalledUP", "ssd"), "it runs meanwhile"
+        moved.rename(marker)
+        assert (await it.all_ended())["T0"].step is Step.DONE
+        assert it.state(id_) == ("stalledUP", "hdd")
+
+
+async def test_on_the_way_back_it_is_not_sent_to_an_ssd_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        corrupt_copy(it.inside, "T0")
+        await it.leave_free(0)
+        marker = it.inside.ssd / ".qbm-tier"
+        with held(monkeypatch, Step.RETURNING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            moved = marker.rename(tmp_path / "marker")
+            it.calls()
+            hold.go_on.set()
+            await condition(lambda: it.inside.service.tiers.ssd.trouble is not None)
+        assert "set_location" not in it.calls()
+        moved.rename(marker)
+        assert (await it.all_ended())["T0"].step is Step.UNDONE
+        assert it.state(id_) == ("stalledUP", "ssd")
+
+
+async def test_what_is_forgotten_while_a_deletion_waits_is_seen_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        marker = it.inside.hdd / ".qbm-tier"
+        steps: list[Step] = []
+        with held(monkeypatch, Step.DELETING, seen=steps) as hold:
+            it.space.trigger()
+            await hold.wait()
+            moved = marker.rename(tmp_path / "marker")
+            hold.go_on.set()
+            await condition(lambda: it.inside.service.tiers.hdd.trouble is not None)
+            it.slip(id_)
+            moved.rename(marker)
+            assert (await it.all_ended())["T0"].step is Step.DONE
+        assert Step.REPAIRING in steps
+        assert it.state(id_) == ("stalledUP", "hdd")
