@@ -114,6 +114,9 @@ FORWARD: Final = frozenset(
 CAN_STOP: Final = FORWARD | {Step.DELETING}
 """Steps that end early when another torrent of the group cannot go on."""
 
+CAN_FAIL: Final = CAN_STOP | {Step.REPAIRING}
+"""Steps that end when it turns out that they cannot be; all others are tried until they are."""
+
 BACK: Final = frozenset({Step.RETURNING, Step.RECHECKING, Step.UNDOING, Step.UNDONE, Step.MOVED})
 """Steps of a torrent that is not relocated after all; its group ends with it."""
 

@@ -30,6 +30,7 @@ from ..core.errors import (
 )
 from ..core.relocation import (
     BACK,
+    CAN_FAIL,
     FORWARD,
     OPEN,
     Event,
@@ -39,7 +40,7 @@ from ..core.relocation import (
     Step,
     state_of,
 )
-from .relocation_proofs import CopyChanged
+from .relocation_proofs import CopyChanged, NotAsPlanned
 from .relocation_steps import Result, Steps
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,8 @@ class Relocator:
                         event=Event.FAIL, why=f"qBittorrent went away meanwhile ({error})"
                     )
             except (QbittorrentError, JobError) as error:
-                if row.step in FORWARD:
+                hopeless = isinstance(error, NotAsPlanned) and row.step in CAN_FAIL
+                if row.step in FORWARD or hopeless:
                     return _failed(error)
                 # From here on only the end helps the user: never given up.
                 log.error("%r: %s: %s; trying again", row.name, row.step, error)

@@ -20,7 +20,7 @@ from ..adapters.journal_copies import CopyFile
 from ..adapters.ssd_deletion import FileIdentity, JudgedFile, judge_files
 from ..adapters.ssd_files import real_places
 from ..core.client import QbittorrentClient
-from ..core.errors import JobError, TorrentUnknown
+from ..core.errors import DiskError, JobError, TorrentUnknown
 from ..core.model import TorrentId
 from ..core.placement import PlannedFile, plan_files
 from ..core.relocation import Relocation
@@ -76,7 +76,11 @@ class Proofs:
         root = self._roots.on_ssd(row.from_path)
         destination = self._roots.on_hdd(row.to_path)
         if root is None or destination is None:
-            raise NotAsPlanned(f"{row.from_path} or {row.to_path} is not on its tier any more")
+            raise NotAsPlanned(
+                f"{row.from_path} or {row.to_path} is not on its tier any more; set "
+                "DOWNLOAD_PATH_SSD, FINAL_DEST_BASE_HDD and PATH_MAPPINGS as they were, until "
+                "this relocation has ended"
+            )
         return listed, plan_files(listed.files, root_on_ssd=root, destination=destination)
 
     async def planned(self, row: Relocation) -> tuple[PlannedFile, ...]:
@@ -106,6 +110,7 @@ class Proofs:
         )
         for file, both in zip(planned, judged, strict=True):
             if both.copy is None and file.wanted:
+                await self._tiers.require()  # the HDD may be away by now
                 raise CopyChanged(f"{both.copy_path} is missing")
             if both.copy is not None and not _is_recorded(
                 both.copy, recorded.get(str(file.on_hdd), ())
@@ -141,7 +146,7 @@ class Proofs:
         """
         found = await self._lists.found([listed])
         for problem in found.problems.values():
-            raise NotAsPlanned(str(problem))
+            raise problem if isinstance(problem, DiskError) else NotAsPlanned(str(problem))
         inodes = {
             (both.file.device, both.file.inode)
             for both in judged

@@ -111,3 +111,28 @@ async def test_what_is_forgotten_while_a_deletion_waits_is_seen_before_it(
             assert (await it.all_ended())["T0"].step is Step.DONE
         assert Step.REPAIRING in steps
         assert it.state(id_) == ("stalledUP", "hdd")
+
+
+@pytest.mark.parametrize("step", [Step.DELETING, Step.REPAIRING])
+async def test_a_copy_that_is_changed_before_the_deletion_ends_it_and_no_file_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        with held(monkeypatch, step) as hold, held(monkeypatch, Step.WAITING, "taken") as waited:
+            run_id = it.space.trigger().run_id
+            await waited.wait()
+            if step is Step.REPAIRING:
+                it.slip(id_)
+            waited.go_on.set()
+            await hold.wait()
+            (it.inside.hdd / "tv/T0/a").touch()
+            hold.go_on.set()
+            figures = (await it.ended(run_id)).figures
+        assert "is not the copy that was verified" in figures.failures[0].error
+        row = (await it.all_ended())["T0"]
+        assert row.step is (Step.MOVED if step is Step.DELETING else Step.UNDONE)
+        assert it.files("T0") == {"a", "b"}
+        assert it.state(id_) == ("stalledUP", "hdd" if step is Step.DELETING else "ssd")
+        await condition(lambda: not it.space._groups)  # its bytes are awaited no more
