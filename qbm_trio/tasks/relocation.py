@@ -61,6 +61,7 @@ class GroupWatch:
         self.decided = trio.Event()  #: all copies are checked, or it will not be relocated now
         self.settled = trio.Event()  #: ended, or goes on for long without the run
         self.moved = False  #: qBittorrent moved the data instead of finding the copy
+        self.obstacles: dict[int, str] = {}  #: by row: why its step is not through yet
 
     def update(self, rows: Iterable[Relocation]) -> None:
         """The group is so now."""
@@ -75,6 +76,15 @@ class GroupWatch:
         """It waits for something that may take long; it is not given up."""
         self.decided.set()
         self.settled.set()
+
+    def held_up(self, row: Relocation, error: Exception) -> None:
+        """It is `stuck` at this row."""
+        self.obstacles[row.id] = str(error) or repr(error)
+        self.stuck()
+
+    def error_of(self, row: Relocation) -> str | None:
+        """What is wrong with a row: why it goes back, and what stands in its way now."""
+        return "; now ".join(filter(None, (row.error, self.obstacles.get(row.id)))) or None
 
     @property
     def relocated(self) -> bool:
@@ -193,11 +203,13 @@ class Relocator:
         """Call until something came of it that the table knows."""
         while True:
             try:
-                return await call(row)
+                result = await call(row)
+                watch.obstacles.pop(row.id, None)
+                return result
             except TorrentUnknown as error:
                 return Result(event=Event.GONE, why=str(error))
             except (QbittorrentUnreachable, QbittorrentLoginRefused) as error:
-                watch.stuck()
+                watch.held_up(row, error)
                 await self._client.wait_reachable()
                 if row.step in _LOST_BY_RESTART:
                     return Result(
@@ -209,7 +221,7 @@ class Relocator:
                     return _failed(error)
                 # From here on only the end helps the user: never given up.
                 log.error("%r: %s: %s; trying again", row.name, row.step, error)
-                watch.stuck()
+                watch.held_up(row, error)
                 await trio.sleep(RETRY_S)
             except JournalUnwritable:
                 raise
@@ -218,7 +230,7 @@ class Relocator:
                 log.exception("a bug in relocating %r: %s", row.name, row.step)
                 if row.step in FORWARD:
                     return Result(event=Event.FAIL, why=f"a bug: {error!r}; see the log")
-                watch.stuck()
+                watch.held_up(row, error)
                 await trio.sleep(RETRY_S)
 
     async def undo_early(self) -> None:

@@ -141,7 +141,7 @@ class SpaceManagement:
                     step=row.step,
                     begun_at=row.begun_at,
                     bytes=row.bytes,
-                    error=row.error,
+                    error=watch.error_of(row),
                 )
                 for watch in self._groups
                 for row in watch.rows

@@ -224,9 +224,9 @@ async def tier_anew(jobs: Jobs, row: Relocation) -> None:
 
 def _failed_group(watch: GroupWatch) -> FailedGroup:
     rows = watch.rows
-    faulty = next((row for row in rows if row.error), rows[0])
-    return FailedGroup(
-        name=faulty.name,
-        torrents=len(rows),
-        error=faulty.error or f"it is {faulty.step} for now, and goes on by itself",
-    )
+    faulty = next((row for row in rows if watch.error_of(row)), rows[0])
+    error = watch.error_of(faulty)
+    if error is None or watch.obstacles:
+        going = f"it is {faulty.step} for now, and goes on by itself"
+        error = f"{going} ({error})" if error else going
+    return FailedGroup(name=faulty.name, torrents=len(rows), error=error)

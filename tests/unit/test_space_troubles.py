@@ -62,7 +62,8 @@ async def test_a_group_that_waits_for_qbittorrent_does_not_hold_up_its_run(
             hold.go_on.set()
             figures = (await it.ended(run_id)).figures
         assert (figures.relocated, figures.failed_groups, figures.paused) == (0, 1, None)
-        assert f"{step} for now, and goes on by itself" in figures.failures[0].error
+        said = figures.failures[0].error
+        assert f"{step} for now, and goes on by itself (no connection to qBittorrent" in said
         it.fake.down = None
         await it.fake.version()
         row = (await it.all_ended())["T0"]
