@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import trio
 
@@ -33,12 +32,10 @@ from ..core.errors import JobError, MustWait
 from ..core.model import Verification
 from .destinations import items_of
 from .planning import Plan
+from .published import PAGE
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
-
-PAGE: Final = 2000
-"""So many files the journal is asked for at once: some milliseconds."""
 
 Originals = Mapping[int, tuple[Original, ...]]
 

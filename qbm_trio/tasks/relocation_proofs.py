@@ -25,6 +25,7 @@ from ..core.model import TorrentId
 from ..core.placement import PlannedFile, plan_files
 from ..core.relocation import Relocation
 from ..core.roots import Roots
+from .published import published_files
 from .ssd_lists import Listed, SsdLists
 from .tiers import Tiers
 
@@ -101,9 +102,7 @@ class Proofs:
         """
         await self._tiers.require()
         listed, planned = await self._planned(row, anew=True)
-        recorded = await self._journal.do(
-            partial(journal_copies.published_files, paths=[str(f.on_hdd) for f in planned])
-        )
+        recorded = await published_files(self._journal, [str(f.on_hdd) for f in planned])
         judged = await judge_files(
             [(self._roots.ssd / f.on_ssd, self._roots.hdd / f.on_hdd) for f in planned],
             limiter=self._tiers.hdd.limiter,

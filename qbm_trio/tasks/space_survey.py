@@ -7,7 +7,7 @@ all that might share files with it, and planned again, until nothing chosen is u
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -28,6 +28,7 @@ from ..core.relocation import ENDS, Relocation
 from ..core.roots import Roots
 from ..core.sharing import Group, SsdFile, groups
 from ..core.space import Facts, SpacePlan, Spared, plan_space
+from .published import published_files
 from .ssd_lists import Listed, SsdLists
 from .tiers import Tiers
 
@@ -228,18 +229,26 @@ class Survey:
                 limiter=self._limiter,
             )
             paths.update(path for several in others.paths.values() for path in several)
-        return set().union(*map(self._regions.owners, paths))
-
-    async def _judge(self, lists: Iterable[Listed], found: FoundFiles) -> None:
-        """Note what the disk and the journal say against relocating these torrents."""
-        copies = self._known.copies
-        copied = [listed for listed in lists if listed.torrent.id in copies]
-        recorded = await self._journal.do(
-            partial(
-                journal_copies.published_files,
-                paths=[self._on_hdd(listed, file) for listed in copied for file in listed.files],
-            )
+        return await compute(
+            lambda: set().union(*map(self._regions.owners, paths)), limiter=self._computing
         )
+
+    async def _judge(self, lists: Sequence[Listed], found: FoundFiles) -> None:
+        """Note what the disk and the journal say against relocating these torrents."""
+        copied = [listed for listed in lists if listed.torrent.id in self._known.copies]
+        paths = await compute(
+            lambda: [self._on_hdd(listed, file) for listed in copied for file in listed.files],
+            limiter=self._computing,
+        )
+        recorded = await published_files(self._journal, paths)
+        self._facts |= await compute(
+            partial(self._judged, lists, found, recorded), limiter=self._computing
+        )
+
+    def _judged(
+        self, lists: Iterable[Listed], found: FoundFiles, recorded: Container[str]
+    ) -> dict[TorrentId, Facts]:
+        judged = {}
         for listed in lists:
             facts = self._facts[listed.torrent.id]
             missing = [
@@ -248,7 +257,7 @@ class Survey:
                 if self._on_hdd(listed, file) not in recorded
             ]
             unwanted = [str(file.name) for file in missing if not file.wanted]
-            self._facts[listed.torrent.id] = replace(
+            judged[listed.torrent.id] = replace(
                 facts,
                 # More files may be wanted now than when it was copied.
                 tiered=facts.tiered and not any(file.wanted for file in missing),
@@ -256,6 +265,7 @@ class Survey:
                 or self._unusable(listed, found)
                 or _unwanted(unwanted, self._found[listed.torrent.id]),
             )
+        return judged
 
     def _on_hdd(self, listed: Listed, file: TorrentFile) -> str:
         return str(PurePosixPath(self.destination(listed.torrent.id)) / file.name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from pathlib import PurePosixPath
 
 import trio
 
+from ..adapters.computing import compute
 from ..adapters.ssd_files import FoundFiles, ListedFile, real_places, stat_files
 from ..core.client import QbittorrentClient
 from ..core.model import Torrent, TorrentFile, TorrentId
@@ -43,6 +45,7 @@ class SsdLists:
         self._roots = roots
         self._client = client
         self._limiter = tiers.ssd.limiter
+        self._computing = trio.CapacityLimiter(1)
         self._known: dict[TorrentId, Listed] = {}
         self._all: tuple[Torrent, ...] = ()
         self._all_asked_s = -inf
@@ -86,14 +89,7 @@ class SsdLists:
         """
         lists = tuple(lists)
         places = await self.on_ssd({root for listed in lists for root in listed.roots})
-        wanted: dict[TorrentId, Sequence[ListedFile]] = {}
-        for listed in lists:
-            wanted[listed.torrent.id] = [
-                ListedFile(on_ssd=places[root] / file.name, wanted=file.wanted)
-                for root in listed.roots
-                if root in places
-                for file in listed.files
-            ]
+        wanted = await compute(partial(_wanted, lists, places), limiter=self._computing)
         return await stat_files(self._roots.ssd, wanted, limiter=self._limiter)
 
     async def on_ssd(self, folders: Iterable[str]) -> dict[str, PurePosixPath]:
@@ -146,6 +142,20 @@ class SsdLists:
         ]
         real = await real_places({path for _, path in mapped}, limiter=limiter)
         return Regions((torrent_id, real[path]) for torrent_id, path in mapped)
+
+
+def _wanted(
+    lists: Iterable[Listed], places: Mapping[str, PurePosixPath]
+) -> dict[TorrentId, list[ListedFile]]:
+    return {
+        listed.torrent.id: [
+            ListedFile(on_ssd=places[root] / file.name, wanted=file.wanted)
+            for root in listed.roots
+            if root in places
+            for file in listed.files
+        ]
+        for listed in lists
+    }
 
 
 def _key(torrent: Torrent) -> tuple[object, ...]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from sqlite3 import Connection
+from typing import Any
 
 import pytest
 
+from qbm_trio.adapters import journal_copies
+from qbm_trio.adapters.ssd_files import ListedFile
 from qbm_trio.core.errors import TorrentUnknown
 from qbm_trio.core.model import TorrentId
+from qbm_trio.core.regions import Regions
 from qbm_trio.core.space import SpacePlan
+from qbm_trio.tasks import published, ssd_lists
 from qbm_trio.tasks.space_survey import Survey
 from tests.rig.surveys import BLOCK, Library, library
 
@@ -267,3 +275,38 @@ async def test_an_unfinished_torrent_that_will_come_to_the_same_place_holds_the_
         )
         plan = await shelf.plan(1)
         assert shelf.verdicts(plan) == {"one": "shared", "unfinished": "incomplete"}
+
+
+# -- the event loop ---------------------------------------------------------------
+
+
+async def test_what_grows_with_the_files_is_neither_on_the_loop_nor_long_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else notifications and ``/health`` wait: half a second for 50,000 files."""
+    here = threading.current_thread()
+    asked: list[int] = []
+
+    def off_the_loop(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            assert threading.current_thread() is not here, call
+            return call(*args, **kwargs)
+
+        return called
+
+    def published_files(connection: Connection, paths: Sequence[str]) -> Any:
+        asked.append(len(paths))
+        return real(connection, paths)
+
+    real = journal_copies.published_files
+    monkeypatch.setattr(journal_copies, "published_files", published_files)
+    monkeypatch.setattr(published, "PAGE", 2)
+    monkeypatch.setattr(Survey, "_on_hdd", off_the_loop(Survey._on_hdd))
+    monkeypatch.setattr(Regions, "owners", off_the_loop(Regions.owners))
+    monkeypatch.setattr(ssd_lists, "ListedFile", off_the_loop(ListedFile))
+    async with library(tmp_path) as shelf:
+        one = shelf.add("one", ["Show/a", "Show/b", "Show/c"])
+        await shelf.copied(one)
+        plan = await shelf.plan(1)
+        assert groups(shelf, plan) == [{"one"}]
+    assert asked == [2, 1]
