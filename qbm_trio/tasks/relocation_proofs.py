@@ -5,10 +5,11 @@ Asked anew each time: a plan is old as soon as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from sqlite3 import Connection
+from typing import TypeVar
 
 import trio
 
@@ -28,6 +29,9 @@ from ..core.roots import Roots
 from .published import published_files
 from .ssd_lists import Listed, SsdLists
 from .tiers import Tiers
+
+
+T = TypeVar("T")
 
 
 class NotAsPlanned(JobError):
@@ -82,7 +86,10 @@ class Proofs:
                 "DOWNLOAD_PATH_SSD, FINAL_DEST_BASE_HDD and PATH_MAPPINGS as they were, until "
                 "this relocation has ended"
             )
-        return listed, plan_files(listed.files, root_on_ssd=root, destination=destination)
+        planned = await self._compute(
+            partial(plan_files, listed.files, root_on_ssd=root, destination=destination)
+        )
+        return listed, planned
 
     async def planned(self, row: Relocation) -> tuple[PlannedFile, ...]:
         """The torrent's files as they are listed now, at both places.
@@ -102,9 +109,12 @@ class Proofs:
         """
         await self._tiers.require()
         listed, planned = await self._planned(row, anew=True)
-        recorded = await published_files(self._journal, [str(f.on_hdd) for f in planned])
+        recorded = await published_files(
+            self._journal, await self._compute(lambda: [str(f.on_hdd) for f in planned])
+        )
+        ssd, hdd = self._roots.ssd, self._roots.hdd
         judged = await judge_files(
-            [(self._roots.ssd / f.on_ssd, self._roots.hdd / f.on_hdd) for f in planned],
+            await self._compute(lambda: [(ssd / f.on_ssd, hdd / f.on_hdd) for f in planned]),
             limiter=self._tiers.hdd.limiter,
         )
         for file, both in zip(planned, judged, strict=True):
@@ -291,7 +301,7 @@ class Proofs:
         if not sought:
             return
         exported = await self._client.export(row.torrent_id)
-        meta = await compute(partial(metainfo.parse, exported), limiter=self._computing)
+        meta = await self._compute(partial(metainfo.parse, exported))
         items = [
             CopyItem(
                 index=file.index,
@@ -306,6 +316,9 @@ class Proofs:
         for index, path in sought.items():
             if index not in whole:
                 raise CopyChanged(f"{path}, which another torrent has too, is not whole any more")
+
+    async def _compute(self, call: Callable[[], T]) -> T:
+        return await compute(call, limiter=self._computing)
 
 
 def _is_recorded(copy: FileIdentity, records: Sequence[tuple[TorrentId, CopyFile]]) -> bool:
