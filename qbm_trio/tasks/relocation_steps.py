@@ -9,23 +9,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
 import trio
 
-from ..adapters import disk
-from ..adapters.ssd_deletion import JudgedFile, delete_files, judge_files
-from ..adapters.ssd_files import real_places
+from ..adapters.ssd_deletion import JudgedFile, judge_files
 from ..core.client import QbittorrentClient
 from ..core.errors import TorrentUnknown
 from ..core.model import Torrent
 from ..core.relocation import Event, Relocation, Step
-from ..core.relocation_polls import STOPPED, judge_repointed, judge_returned, judge_stopped
+from ..core.relocation_polls import (
+    STOPPED,
+    judge_repointed,
+    judge_returned,
+    judge_stopped,
+)
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
+from .relocation_deletion import Deletion
 from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
 from .relocation_watch import TorrentWatch
@@ -35,12 +39,10 @@ log = logging.getLogger(__name__)
 
 STARTS: Final = 3
 """So often a torrent is started that does not: its user may be stopping it."""
-FREED_WITHIN_S: Final = 5.0
-"""So long is waited for ``statvfs`` to show what a deletion has freed."""
+REPAIRS: Final = 3
+"""So often is a torrent pointed at its copy again that has slipped back to the SSD."""
 PLAN_AGE_S: Final = 600.0
 """So old may the list be that tells whose copies are to be hashed again."""
-CLAIM_AGE_S: Final = 30.0
-"""So old may the list be that tells whose files must not be deleted."""
 _PAUSE_S: Final = 0.25
 
 
@@ -80,6 +82,7 @@ class Steps:
         self._tiers = tiers
         self._proofs = proofs
         self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
+        self._deletion = Deletion(roots, tiers=tiers, proofs=proofs)
         self._tier_anew = tier_anew
         self._now = now
         self._watch = TorrentWatch(client)
@@ -134,6 +137,9 @@ class Steps:
         # An HDD that was just unmounted would have qBittorrent move the only data there is
         # into the empty folder below.
         before = await self._proofs.copy_for_both(row)
+        # Killed meanwhile, it runs again: it would download into a bad copy, or move it away.
+        if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
+            return _said(Event.FAIL, "it did not stay stopped")
         await self._client.set_location(row.torrent_id, row.to_path)
         event = await self._watch.judged(row, partial(judge_repointed, place=row.to_path))
         if event is Event.ADVANCE and await self._vanished(before):
@@ -194,47 +200,35 @@ class Steps:
         return Result(event=Event.SLIPPED)
 
     async def _delete(self, row: Relocation) -> Result:
-        judged = await self._proofs.whole_copy(row)
-        await self._proofs.two_places(judged)
-        # Of those that are relocated with it none has a file on the SSD any more.
-        claimed = await self._proofs.claimed([row], max_age_s=CLAIM_AGE_S)
-        real = await real_places([str(both.path) for both in judged], limiter=self._ssd)
-        mine = [both for both in judged if real[str(both.path)] not in claimed]
-        before = await self._free_bytes()
-        done = await delete_files(
-            self._roots.ssd,
-            mine,
-            save_path=Path(self._roots.mapped(row.from_path)),
-            limiter=self._ssd,
-        )
-        freed_bytes = await self._freed_bytes(before, done.disk_bytes)
-        for left in done.left:
-            log.warning("%r: left on the SSD: %s", row.name, left.error)
-        if len(mine) < len(judged):
-            log.warning("%r: left on the SSD, for others have it: %s", row.name, sorted(claimed))
+        files = await self._deletion.prove(row)
+        # The last look: all this took a while.
+        there = await self.still_there(row)
+        if there.event is not Event.ADVANCE:
+            return there
+        freed_bytes = await self._deletion.delete(row, files)
         await self._tag_as_moved(row)
-        log.info("relocated %r: %d files deleted on the SSD", row.name, len(done.files))
-        return Result(event=Event.ADVANCE, freed_bytes=freed_bytes)
+        return replace(await self.still_there(row), freed_bytes=freed_bytes)
 
     async def _repair(self, row: Relocation) -> Result:
-        # It runs meanwhile, if it can. Without the HDD, the SSD's files would be moved into
-        # the empty folder below; what is downloaded anew would take the good copy's place.
-        await self._proofs.copy_for_both(row)
-        await self._client.stop(row.torrent_id)
-        await self._nothing_moves_it(row)  # it has forgotten that, too
-        await self._client.set_location(row.torrent_id, row.to_path)
-        event = await self._watch.judged(row, partial(judge_returned, place=row.to_path))
-        if event is Event.ADVANCE:
-            event = await self._watch.recheck(row, row.to_path)
-        if event is Event.ADVANCE:
-            await self._settings_back(row)
-            return _ADVANCE
         why = "qBittorrent forgot the move, and did not take the copy again"
-        if not self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
-            return Result(event=Event.FAIL, why=why)
-        # Back on the SSD it would take along what the others of its group have on the HDD.
-        await self._run_as_before(row)
-        return Result(event=Event.MOVED, why=why)
+        for _ in range(REPAIRS):
+            # It runs meanwhile, if it can. Without the HDD, the SSD's files would be moved into
+            # the empty folder below; what is downloaded anew would take the good copy's place.
+            await self._proofs.copy_for_both(row)
+            await self._client.stop(row.torrent_id)
+            await self._nothing_moves_it(row)  # it has forgotten that, too
+            await self._client.set_location(row.torrent_id, row.to_path)
+            event = await self._watch.judged(row, partial(judge_returned, place=row.to_path))
+            if event is Event.ADVANCE:
+                event = await self._watch.recheck(row, row.to_path)
+            if event is Event.ADVANCE:
+                await self._settings_back(row)
+                return _ADVANCE
+            if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
+                # On the SSD it would take along what the others of its group have there.
+                await self._run_as_before(row)
+                return Result(event=Event.MOVED, why=why)
+        return Result(event=Event.FAIL, why=why)
 
     # -- back
 
@@ -352,22 +346,6 @@ class Steps:
         return any(
             was.file is not None and is_.file is None for was, is_ in zip(before, now, strict=True)
         )
-
-    @property
-    def _ssd(self) -> trio.CapacityLimiter:
-        return self._tiers.ssd.limiter
-
-    async def _free_bytes(self) -> int:
-        return (await disk.disk_space(self._roots.ssd, limiter=self._ssd)).free_bytes
-
-    async def _freed_bytes(self, before: int, expected: int) -> int:
-        """What a deletion gave, by ``statvfs``, whose figures may come late."""
-        freed = await self._free_bytes() - before
-        with trio.move_on_after(FREED_WITHIN_S):
-            while freed < expected * 0.9:
-                await trio.sleep(_PAUSE_S)
-                freed = await self._free_bytes() - before
-        return max(0, freed)
 
 
 _NOT_THERE: Final = "qBittorrent does not have it complete on the HDD any more"

@@ -22,7 +22,7 @@ from qbm_trio.core.model import Outcome, TorrentId
 from qbm_trio.core.relocation import OPEN, Relocation, Step
 from qbm_trio.core.space_runs import SpaceRun
 from qbm_trio.service import Shutdown
-from qbm_trio.tasks import relocation, relocation_steps, relocation_watch
+from qbm_trio.tasks import relocation, relocation_deletion, relocation_steps, relocation_watch
 from qbm_trio.tasks.space import SpaceManagement
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, condition, inside, make
@@ -344,7 +344,8 @@ def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have qBittorrent's answers believed after a moment instead of seconds."""
     monkeypatch.setattr(relocation_polls, "SETTLED_S", 0.02)
     monkeypatch.setattr(relocation_watch, "_SHORTEST_PAUSE_S", 0.005)
-    monkeypatch.setattr(relocation_steps, "FREED_WITHIN_S", 0.1)
+    monkeypatch.setattr(relocation_deletion, "FREED_WITHIN_S", 0.1)
+    monkeypatch.setattr(relocation_deletion, "FREED_LOOK_S", 0.005)
     monkeypatch.setattr(relocation, "RETRY_S", 0.05)
 
 

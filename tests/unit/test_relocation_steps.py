@@ -69,6 +69,68 @@ async def test_a_torrent_back_on_the_ssd_with_files_deleted_is_pointed_at_its_co
         assert it.state(id_) == ("stalledUP", "hdd")
 
 
+@pytest.mark.parametrize(
+    ("slips", "deleted"),
+    [
+        pytest.param(["files"], False, id="before the first file is deleted"),
+        pytest.param(["add_tags"], True, id="after the last file is deleted"),
+        pytest.param(["add_tags", "recheck"], True, id="and again during the repair"),
+    ],
+)
+async def test_a_torrent_that_slips_during_its_deletion_is_not_left_on_the_ssd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slips: list[str], deleted: bool
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+
+        async def watch(name: str, *arguments: object) -> None:
+            if slips and name == slips[0] and arguments[0] in (id_, (id_,)):
+                slips.pop(0)
+                it.slip(id_)
+
+        with (
+            held(monkeypatch, Step.REPAIRING) as repair,
+            held(monkeypatch, Step.DELETING) as hold,
+        ):
+            it.space.trigger()
+            await hold.wait()
+            it.fake.watch = watch
+            hold.go_on.set()
+            await repair.wait()
+            assert it.files("T0") == (set() if deleted else {"a", "b"})
+            repair.go_on.set()
+            assert (await it.all_ended())["T0"].step is Step.DONE
+        assert not slips
+        assert it.state(id_) == ("stalledUP", "hdd")
+        assert it.files("T0") == set()
+
+
+async def test_a_torrent_that_runs_again_is_not_pointed_at_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If that is bad, qBittorrent would download into it, or move it away."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+
+        async def watch(name: str, *_: object) -> None:
+            if name == "folder":
+                it.fake.change(id_, state="stalledUP")
+
+        with held(monkeypatch, Step.REPOINTING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            it.fake.watch = watch
+            hold.go_on.set()
+            row = (await it.all_ended())["T0"]
+        assert row.step is Step.UNDONE
+        assert "did not stay stopped" in (row.error or "")
+        places = [arguments[1:] for name, *arguments in it.fake.calls if name == "set_location"]
+        assert places == [[str(it.inside.ssd / "tv")]]
+        assert it.state(id_) == ("stalledUP", "ssd")
+
+
 async def test_of_a_group_the_rest_waits_until_one_that_slipped_is_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,81 @@
+"""The deletion of a relocated torrent's files on the SSD, and what it frees."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from ..adapters import disk
+from ..adapters.ssd_deletion import JudgedFile, delete_files
+from ..adapters.ssd_files import real_places
+from ..core.relocation import Relocation
+from ..core.roots import Roots
+from .relocation_proofs import Proofs
+from .tiers import Tiers
+
+log = logging.getLogger(__name__)
+
+CLAIM_AGE_S: Final = 30.0
+"""So old may the list be that tells whose files must not be deleted."""
+FREED_WITHIN_S: Final = 5.0
+"""So long is waited for ``statvfs`` to show what a deletion has freed."""
+FREED_LOOK_S: Final = 0.25
+
+
+class Deletion:
+    """Deletes what is proven to have its copy, and to be nobody else's."""
+
+    def __init__(self, roots: Roots, *, tiers: Tiers, proofs: Proofs) -> None:
+        self._roots = roots
+        self._limiter = tiers.ssd.limiter
+        self._proofs = proofs
+
+    async def prove(self, row: Relocation) -> tuple[JudgedFile, ...]:
+        """The files of a torrent that may be deleted on the SSD now.
+
+        Raises:
+            JobError, QbittorrentError: it cannot be proven.
+        """
+        judged = await self._proofs.whole_copy(row)
+        await self._proofs.two_places(judged)
+        # Of those that are relocated with it none has a file on the SSD any more.
+        claimed = await self._proofs.claimed([row], max_age_s=CLAIM_AGE_S)
+        real = await real_places([str(both.path) for both in judged], limiter=self._limiter)
+        files = tuple(both for both in judged if real[str(both.path)] not in claimed)
+        if len(files) < len(judged):
+            log.warning("%r: left on the SSD, for others have it: %s", row.name, sorted(claimed))
+        return files
+
+    async def delete(self, row: Relocation, files: Sequence[JudgedFile]) -> int:
+        """Delete them; the bytes that this has freed, by ``statvfs``.
+
+        Raises:
+            JobError: it cannot be done now; repeat it.
+        """
+        before = await self._free_bytes()
+        done = await delete_files(
+            self._roots.ssd,
+            files,
+            save_path=Path(self._roots.mapped(row.from_path)),
+            limiter=self._limiter,
+        )
+        for left in done.left:
+            log.warning("%r: left on the SSD: %s", row.name, left.error)
+        log.info("relocated %r: %d files deleted on the SSD", row.name, len(done.files))
+        return await self._freed_bytes(before, done.disk_bytes)
+
+    async def _free_bytes(self) -> int:
+        return (await disk.disk_space(self._roots.ssd, limiter=self._limiter)).free_bytes
+
+    async def _freed_bytes(self, before: int, expected: int) -> int:
+        """What a deletion gave; the figures may come late."""
+        freed = await self._free_bytes() - before
+        with trio.move_on_after(FREED_WITHIN_S):
+            while freed < expected * 0.9:
+                await trio.sleep(FREED_LOOK_S)
+                freed = await self._free_bytes() - before
+        return max(0, freed)
