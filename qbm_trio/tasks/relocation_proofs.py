@@ -30,7 +30,6 @@ from .published import published_files
 from .ssd_lists import Listed, SsdLists
 from .tiers import Tiers
 
-
 T = TypeVar("T")
 
 
