@@ -369,8 +369,8 @@ def _no_plan(problem: str) -> RunFigures:
 def _say_open(rows: Sequence[Relocation]) -> None:
     for row in rows:
         log.warning(
-            "DRY_RUN: the relocation of %r stands still (%s), and it may be stopped in qBittorrent; "
-            "set DRY_RUN to false and restart, and it is brought to its end",
+            "DRY_RUN: the relocation of %r stands still (%s), and it may be stopped in "
+            "qBittorrent; set DRY_RUN to false and restart, and it is brought to its end",
             row.name,
             row.step,
         )
