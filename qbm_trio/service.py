@@ -280,7 +280,9 @@ class Service:
                 "only what the journal holds is done"
             )
         if self._settings.dry_run:
-            log.warning("DRY_RUN: plans are logged, jobs stay queued, nothing is copied or tagged")
+            log.warning(
+                "DRY_RUN: plans are logged, jobs stay queued, nothing is written or deleted"
+            )
         log.info("ready%s", f" {url}" if url else ", without HTTP")
 
     async def _serve_http(

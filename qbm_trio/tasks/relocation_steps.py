@@ -20,6 +20,7 @@ from ..adapters.ssd_deletion import JudgedFile, judge_files
 from ..core.client import QbittorrentClient
 from ..core.errors import TorrentUnknown
 from ..core.model import Torrent
+from ..core.readiness import SEEDING
 from ..core.relocation import Event, Relocation, Step
 from ..core.relocation_polls import (
     STOPPED,
@@ -142,18 +143,25 @@ class Steps:
             return _said(Event.FAIL, "it did not stay stopped")
         await self._client.set_location(row.torrent_id, row.to_path)
         event = await self._watch.judged(row, partial(judge_repointed, place=row.to_path))
-        if event is Event.ADVANCE and await self._vanished(before):
-            event = Event.MOVED  # some files: it found the others
-        return _said(
-            event,
-            "qBittorrent moved the data instead of finding the copy; nothing is deleted; see "
-            "that it has the HDD under the same path as the service, or set PATH_MAPPINGS"
-            if event is Event.MOVED
-            else "qBittorrent did not take the copy's place for its own",
-        )
+        if await self._vanished(before):  # perhaps only some files: it found the others
+            return Result(
+                event=Event.MOVED,
+                why="qBittorrent moved the data instead of finding the copy; nothing is deleted; "
+                "see that it has the HDD under the same path as the service, or set PATH_MAPPINGS",
+            )
+        if event is Event.ADVANCE:
+            return _ADVANCE
+        if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
+            return Result(event=Event.FAIL, why=_STARTED)
+        why = "qBittorrent did not take the copy's place for its own"
+        return Result(event=Event.FAIL, why=why)
 
     async def _check(self, row: Relocation) -> Result:
         event = await self._watch.recheck(row, row.to_path)
+        if event is not Event.ADVANCE:
+            torrent = await self._watch.torrent(row.torrent_id)
+            if torrent.state in SEEDING and torrent.state not in STOPPED:
+                return Result(event=Event.FAIL, why=_STARTED)
         return _said(
             event,
             "qBittorrent's recheck of the copy on the HDD failed",
@@ -348,6 +356,10 @@ class Steps:
         )
 
 
+_STARTED: Final = (
+    "it was started before its copy was checked, by its user or by a program that resumes "
+    "stopped torrents; let that leave those alone that have the tag " + RELOCATING_TAG
+)
 _NOT_THERE: Final = "qBittorrent does not have it complete on the HDD any more"
 
 

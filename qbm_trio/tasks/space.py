@@ -27,7 +27,7 @@ from ..core.errors import (
     TierAway,
 )
 from ..core.relocation import CAN_STOP, OPEN, Relocation, RunId
-from ..core.space import SpacePlan
+from ..core.space import Choice, SpacePlan
 from ..core.space_runs import (
     DryRun,
     OpenRelocation,
@@ -192,7 +192,10 @@ class SpaceManagement:
         while True:
             try:
                 self._last = await self._journal.do(journal_relocations.last_run)
-                groups = [] if self.only_plans else await self._relocator.recover()
+                if self.only_plans:
+                    _say_open(await self._journal.do(journal_relocations.open_ones))
+                    return
+                groups = await self._relocator.recover()
             except JournalUnwritable as error:
                 log.error("open relocations stand still: %s", error)
                 await trio.sleep(JOURNAL_RETRY_S)
@@ -363,9 +366,20 @@ def _no_plan(problem: str) -> RunFigures:
     )
 
 
+def _say_open(rows: Sequence[Relocation]) -> None:
+    for row in rows:
+        log.warning(
+            "DRY_RUN: the relocation of %r stands still (%s), and it may be stopped in "
+            "qBittorrent; set DRY_RUN to false and restart, and it is brought to its end",
+            row.name,
+            row.step,
+        )
+
+
 def _say_plan(plan: SpacePlan) -> None:
     for torrent in plan.chosen:
-        log.info("would %s %r: %s", torrent.choice, torrent.name, torrent.sentence)
+        what = "relocate" if torrent.choice is Choice.RELOCATE else "first copy to the HDD"
+        log.info("would %s %r: %s", what, torrent.name, torrent.sentence)
     log.info(
         "space management would free %d of %d bytes that are missing",
         plan.planned_bytes,

@@ -139,3 +139,29 @@ async def test_a_copy_that_is_changed_before_the_deletion_ends_it_and_no_file_is
         assert it.files("T0") == {"a", "b"}
         assert it.state(id_) == ("stalledUP", "hdd" if step is Step.DELETING else "ssd")
         await condition(lambda: not it.space._groups)  # its bytes are awaited no more
+
+
+@pytest.mark.parametrize("call", ["set_location", "recheck"])
+async def test_who_starts_a_torrent_before_its_copy_is_checked_is_told_and_no_run_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        real, started = getattr(it.fake, call), False
+
+        async def started_right_after(*args: object) -> None:
+            nonlocal started
+            await real(*args)
+            if not started:
+                started = True
+                await it.fake.start(id_)
+
+        monkeypatch.setattr(it.fake, call, started_right_after)
+        figures = (await it.run_now()).figures
+        assert figures.paused is None
+        assert "it was started before its copy was checked" in figures.failures[0].error
+        row = (await it.all_ended())["T0"]
+        assert (row.step, row.tier_anew) == (Step.UNDONE, False)
+        assert it.state(id_) == ("stalledUP", "ssd")
+        assert it.files("T0") == {"a", "b"}

@@ -11,9 +11,10 @@ import trio
 
 from qbm_trio.core.errors import Draining, QbittorrentAway, QbittorrentError
 from qbm_trio.core.model import JobState
+from qbm_trio.core.relocation import Step
 from tests.fakes.qbittorrent import away
 from tests.rig.inside import condition
-from tests.rig.shelves import TARGET_BYTES, WRITES, shelf
+from tests.rig.shelves import TARGET_BYTES, WRITES, held, shelf
 
 # -- when a run begins --------------------------------------------------------------
 
@@ -182,7 +183,7 @@ async def test_with_dry_run_the_plan_is_said_and_nothing_is_done(
         it.space._ask()
         await condition(lambda: "space management would free" in caplog.text)
         assert "would relocate 'T0'" in caplog.text
-        assert "would tier_first 'not tiered'" in caplog.text
+        assert "would first copy to the HDD 'not tiered'" in caplog.text
         assert not WRITES & it.calls().keys()
         assert await it.rows() == {}
         assert it.last is None
@@ -201,6 +202,26 @@ async def test_with_dry_run_from_the_first_start_on_there_is_a_plan_too(
         await it.leave_free(0)
         (chosen,) = (await it.space.dry_run()).plan.chosen
         assert (chosen.name, chosen.choice) == ("T", "tier_first")
+
+
+async def test_with_dry_run_a_relocation_that_was_open_stands_still_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.CHECKING) as hold:
+            it.space.trigger()
+            await hold.wait()
+    it.calls()
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, DRY_RUN="true") as it:
+        await condition(lambda: "relocation of 'T' stands still (checking)" in caplog.text)
+        assert "set DRY_RUN to false" in caplog.text
+        await it.idle()
+        assert not WRITES & it.calls().keys()
+    async with shelf(tmp_path, monkeypatch, fake=it.fake) as it:
+        assert (await it.all_ended())["T"].step is Step.DONE
+        assert it.state(id_) == ("stalledUP", "hdd")
 
 
 # -- troubles -----------------------------------------------------------------------
