@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from qbm_trio.core.model import Outcome
 from qbm_trio.core.relocation import Step
@@ -159,8 +160,9 @@ async def test_unmounted_during_the_grace_period_it_goes_back(on_both: OnBoth) -
     await on_both(scenario)
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "qBittorrent restarted"])
 async def test_unmounted_before_the_deletion_nothing_is_deleted_until_it_is_back(
-    on_both: OnBoth, caplog: pytest.LogCaptureFixture
+    on_both: OnBoth, caplog: pytest.LogCaptureFixture, restarted: bool
 ) -> None:
     async def scenario(w: World) -> None:
         id_ = await w.tiered("Late")
@@ -168,6 +170,10 @@ async def test_unmounted_before_the_deletion_nothing_is_deleted_until_it_is_back
         figures = await w.run()  # it is not held up
         await w.strikes.come()
         assert figures.freed_bytes == 0
+        if restarted:
+            await trio.to_thread.run_sync(w.kill_and_start)
+            broken = ("missingFiles", "error", "stalledDL")
+            await condition(lambda: w.qbt.info(id_)["state"] in broken)
         (open_one,) = w.service.service.space.overview().relocations
         assert open_one.step in (Step.DELETING, Step.REPAIRING)
         assert w.on(w.ssd, id_) == w.files(id_)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import trio
 
 from qbm_trio.core.relocation import Step
+from tests.rig.inside import condition
 from tests.rig.relocations import OnBoth, World, corrupt
 
 pytestmark = pytest.mark.qbittorrent
@@ -17,6 +19,7 @@ FORWARD = (
     Step.REPOINTING,
     Step.CHECKING,
     Step.RESTORING,
+    Step.WAITING,
     Step.DELETING,
 )
 BACK = (Step.RETURNING, Step.RECHECKING, Step.UNDOING)
@@ -47,7 +50,7 @@ async def test_killed_between_two_steps_it_is_whole_and_seeds(on_both: OnBoth, s
     await on_both(scenario)
 
 
-@pytest.mark.parametrize("call", ["set_location", "recheck"])
+@pytest.mark.parametrize("call", ["set_location", "recheck", "start"])
 async def test_killed_right_after_a_call_it_is_whole_and_seeds(on_both: OnBoth, call: str) -> None:
     async def scenario(w: World) -> None:
         id_ = await w.tiered("Killed")
@@ -83,6 +86,13 @@ async def test_killed_with_all_its_options_on_it_has_them_as_before(
     await on_both(scenario)
 
 
+async def only_once(came: Callable[[], int]) -> None:
+    """Look for a second whether it comes again: it would come at once."""
+    with trio.move_on_after(1):
+        await condition(lambda: came() > 1)
+    assert came() == 1
+
+
 def forgetting(w: World, *, since: Step, at: Step) -> None:
     """Let qBittorrent be killed at a step, and come back as it was at an earlier one."""
     forget: list[Callable[[], None]] = []
@@ -96,6 +106,8 @@ def forgetting(w: World, *, since: Step, at: Step) -> None:
         (Step.STOPPING, Step.CHECKING),
         (Step.STOPPING, Step.WAITING),
         (Step.STOPPING, Step.DELETING),
+        (Step.RESTORING, Step.WAITING),
+        (Step.RESTORING, Step.DELETING),
         (Step.RETURNING, Step.RECHECKING),
         (Step.RETURNING, Step.UNDOING),
     ],
@@ -126,6 +138,65 @@ async def test_killed_while_it_checks_a_corrupt_copy_it_is_not_believed(on_both:
         w.strikes.after_call("recheck", lambda: forget[0]())
         await w.run()
         await w.strikes.come()
+        assert await whole_somewhere(w, id_) is Step.UNDONE
+
+    await on_both(scenario)
+
+
+async def test_a_move_that_it_has_forgotten_is_not_repeated_without_the_hdd(
+    on_both: OnBoth,
+) -> None:
+    """The computer was started anew, and the HDD comes late."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Rebooted")
+        forgetting(w, since=Step.STOPPING, at=Step.DELETING)
+        w.strikes.before(Step.DELETING, w.hdd.unmount)  # first
+        moves = w.strikes.count("set_location")
+        await w.begin()
+        await w.strikes.come()
+        await only_once(moves)
+        assert list(w.hdd.at.iterdir()) == []
+        assert w.on(w.ssd, id_) == w.files(id_)
+        w.hdd.mount()
+        assert await whole_somewhere(w, id_) is Step.DONE
+
+    await on_both(scenario)
+
+
+async def test_what_it_forgets_while_the_deletion_waits_for_the_hdd_is_seen_before_it(
+    on_both: OnBoth,
+) -> None:
+    """It seeds from the SSD again: its files must not be deleted from under it."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Waits")
+        forget: list[Callable[[], None]] = []
+        w.strikes.before(Step.STOPPING, lambda: forget.append(w.remember()))
+        w.strikes.after_looks(Step.DELETING, w.hdd.unmount)
+        await w.run()
+        await w.strikes.come()
+        await trio.to_thread.run_sync(forget[0])
+        await condition(lambda: w.qbt.info(id_)["content_path"].startswith(str(w.ssd.at)))
+        w.hdd.mount()
+        assert await whole_somewhere(w, id_) is Step.DONE
+
+    await on_both(scenario)
+
+
+async def test_on_the_way_back_it_is_not_sent_to_an_ssd_that_is_away(on_both: OnBoth) -> None:
+    """It would take the copy along, into an empty mount point."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Back")
+        corrupt(w.hdd.at / "tv/Back/sub/b")
+        w.strikes.before(Step.RETURNING, w.ssd.unmount)
+        moves = w.strikes.count("set_location")
+        await w.run()
+        await w.strikes.come()
+        await only_once(moves)
+        assert list(w.ssd.at.iterdir()) == []
+        w.ssd.mount()
         assert await whole_somewhere(w, id_) is Step.UNDONE
 
     await on_both(scenario)
