@@ -68,8 +68,31 @@ def _require_detached(device: int) -> None:
         if time.monotonic() > deadline:
             for name in left:
                 run("losetup", "--detach", name)
-            raise AssertionError(f"in use by somebody, although unmounted: {left}")
+            users = {name: _users(name) for name in left}
+            raise AssertionError(f"in use by somebody, although unmounted: {users}")
         time.sleep(0.02)
+
+
+def _users(name: str) -> list[str]:
+    """The processes that have a loop device mounted, or a file on it open."""
+    device = Path(name).stat().st_rdev
+    mark = f" {os.major(device)}:{os.minor(device)} "
+    found = []
+    mounted_in: dict[str, bool] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, RuntimeError):  # ended meanwhile
+            namespace = process / "ns/mnt"
+            command = process.joinpath("cmdline").read_text().replace("\0", " ")
+            if (key := str(namespace.readlink())) not in mounted_in:
+                # From inside: what a process shows ends at its root, which may be changed.
+                inside = run("nsenter", f"--mount={namespace}", "cat", "/proc/self/mountinfo")
+                mounted_in[key] = mark in inside
+            if mounted_in[key]:
+                found.append(f"mounted in {key}: {command}")
+            for file in process.joinpath("fd").iterdir():
+                if file.exists() and file.stat().st_dev == device:
+                    found.append(f"{file.readlink()} open: {command}")
+    return found
 
 
 @dataclass
