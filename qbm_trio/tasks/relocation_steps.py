@@ -178,6 +178,7 @@ class Steps:
         await self._grace(row)
         event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
+            await self._settings_kept(row)
             await self._proofs.whole_copy(row)
         return _said(event, _NOT_THERE)
 
@@ -203,6 +204,7 @@ class Steps:
         """
         await self._grace(row)  # the one after a repair; that before is over
         if await self._watch.seeds_at(row, row.to_path) is Event.ADVANCE:
+            await self._settings_kept(row)
             return _ADVANCE
         log.warning("%r: qBittorrent forgot the move; repeating it", row.name)
         return Result(event=Event.SLIPPED)
@@ -314,6 +316,14 @@ class Steps:
             "qBittorrent keeps automatic management or the folder for unfinished torrents on, "
             "although told otherwise"
         )
+
+    async def _settings_kept(self, row: Relocation) -> None:
+        """Tell a qBittorrent again what it has forgotten: killed, it comes back as it was.
+
+        The tag is saved with the rest, so it tells. Its user may have stopped the torrent.
+        """
+        if RELOCATING_TAG in (await self._watch.torrent(row.torrent_id)).tags:
+            await self._settings_back(row)
 
     async def _settings_back(self, row: Relocation) -> None:
         if row.download_path:

@@ -197,6 +197,7 @@ async def test_on_the_way_back_it_is_not_sent_to_an_ssd_that_is_away(on_both: On
         await only_once(moves)
         assert list(w.ssd.at.iterdir()) == []
         w.ssd.mount()
+        w.make_room()  # what fills it up is there again
         assert await whole_somewhere(w, id_) is Step.UNDONE
 
     await on_both(scenario)
