@@ -49,6 +49,26 @@ async def look(
     return await trio.to_thread.run_sync(partial(_look, ssd, hdd, files), limiter=limiter)
 
 
+async def names_are_text(folder: Path, *, limiter: trio.CapacityLimiter) -> bool:
+    """Whether all names in a folder are UTF-8.
+
+    Raises:
+        MustWait, DiskError: the disk is away, or refuses.
+    """
+
+    def call() -> bool:
+        try:
+            return not any(_SURROGATE & set(name) for name in os.listdir(folder))
+        except OSError as error:
+            raise read_error(error, folder) from error
+
+    return await trio.to_thread.run_sync(call, limiter=limiter)
+
+
+_SURROGATE = frozenset(map(chr, range(0xDC80, 0xDD00)))
+"""How Python spells bytes of a name that are no text."""
+
+
 async def space_at(folder: Path, *, limiter: trio.CapacityLimiter) -> tuple[int, disk.DiskSpace]:
     """The device, and its figures, that files put into ``folder`` will use.
 

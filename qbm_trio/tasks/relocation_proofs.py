@@ -18,6 +18,7 @@ from ..adapters.computing import compute
 from ..adapters.copying import CopyItem, identical
 from ..adapters.journal import Journal
 from ..adapters.journal_copies import CopyFile
+from ..adapters.looking import names_are_text
 from ..adapters.ssd_deletion import FileIdentity, JudgedFile, judge_files
 from ..adapters.ssd_files import real_places
 from ..core.client import QbittorrentClient
@@ -135,17 +136,23 @@ class Proofs:
         """
         judged = await self.whole_copy(row)
         listed, _ = await self._planned(row)
-        names = (f.name for f, both in zip(listed.files, judged, strict=True) if both.copy)
-        name = next(names, None)
-        if name is not None:
-            path = PurePosixPath(row.to_path) / name
-            entries = await self._client.folder(str(path.parent))
-            if entries is not None and str(path) not in entries:
-                raise NotAsPlanned(
-                    f"qBittorrent does not see {path}: mount the HDD for it too, and see that "
-                    "PATH_MAPPINGS tells under which path"
-                )
+        for file, both in zip(listed.files, judged, strict=True):
+            if both.copy is not None and not file.name.name.startswith("."):  # which is not listed
+                await self._require_seen(PurePosixPath(row.to_path) / file.name, both.copy_path)
+                break
         return judged
+
+    async def _require_seen(self, path: PurePosixPath, ours: Path) -> None:
+        """Prove that qBittorrent has at ``path`` the file that we have at ``ours``."""
+        entries = await self._client.folder(str(path.parent))
+        if entries is None or str(path) in entries:
+            return
+        # Its list ends at a name that is no text (seen on 5.1.0).
+        if await names_are_text(ours.parent, limiter=self._tiers.hdd.limiter):
+            raise NotAsPlanned(
+                f"qBittorrent does not see {path}: mount the HDD for it too, and see that "
+                "PATH_MAPPINGS tells under which path"
+            )
 
     async def _require_nothing_else(self, listed: Listed, judged: Sequence[JudgedFile]) -> None:
         """Prove that no file is on the SSD but those with a copy, under whatever name.

@@ -5,6 +5,7 @@ On the real ones a refresh interval is 0.1 s here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,13 +87,18 @@ async def test_the_refresh_interval_is_that_of_the_preferences(subject: Subject)
 
 async def test_a_folder_is_listed_from_5_0_on(subject: Subject) -> None:
     _, ssd, _ = subject.add(SIZES)
+    (ssd / "dir/.hidden").touch()
+    (ssd / "odd").mkdir()
+    (ssd / "odd" / os.fsdecode(b"no text: \xff")).touch()
     names = await subject.client.folder(str(ssd / "dir"))
+    odd = await subject.client.folder(str(ssd / "odd"))
     absent = await subject.client.folder(str(ssd / "not there"))
     assert subject.client.contact.reachable
     if (await stopped(subject, True)).startswith("paused"):  # here: 4.5
-        assert (names, absent) == (None, None)
+        assert (names, odd, absent) == (None, None, None)
     else:
-        assert names == frozenset({str(ssd / "dir/a"), str(ssd / "dir/sub")})
+        assert names == frozenset({str(ssd / "dir/a"), str(ssd / "dir/sub")}), "none is hidden"
+        assert odd == frozenset(), "nor is one named that is no text, nor what comes after it"
         assert absent == frozenset()
 
 

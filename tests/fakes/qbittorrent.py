@@ -18,7 +18,15 @@ from qbm_trio.core.errors import (
 )
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
 from qbm_trio.core.overview import QbittorrentContact
-from tests.fakes.qbittorrent_disk import MARK, content_path, good_bytes, move, rename, take_whole
+from tests.fakes.qbittorrent_disk import (
+    MARK,
+    content_path,
+    good_bytes,
+    listing,
+    move,
+    rename,
+    take_whole,
+)
 
 
 class FakeQbittorrent:
@@ -271,9 +279,7 @@ class FakeQbittorrent:
         await self._call("folder", path)
         if self.old:
             return None
-        there = self.disk(path)
-        names = [entry.name for entry in there.iterdir()] if there.is_dir() else []
-        return frozenset(str(PurePosixPath(path) / name) for name in names)
+        return frozenset(str(PurePosixPath(path) / name) for name in listing(self.disk(path)))
 
     async def refresh_interval_s(self) -> float:
         await self._call("refresh_interval_s")

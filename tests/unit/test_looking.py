@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 import trio
 
-from qbm_trio.adapters.looking import Seen, look, space_at
-from qbm_trio.core.errors import DestinationConflict, SourceChanged, UnsafePath
+from qbm_trio.adapters.looking import Seen, look, names_are_text, space_at
+from qbm_trio.core.errors import DestinationConflict, JobError, SourceChanged, UnsafePath
 from qbm_trio.core.placement import PlannedFile
 
 
@@ -136,3 +136,14 @@ async def test_space_is_that_of_the_deepest_folder_that_exists(tmp_path: Path) -
     device, space = await space_at(tmp_path / "not/there/yet", limiter=trio.CapacityLimiter(1))
     assert device == os.stat(tmp_path).st_dev  # noqa: PTH116
     assert space.total_bytes >= space.free_bytes > 0
+
+
+@pytest.mark.parametrize(("name", "text"), [(b"\xc3\xa9", True), (b"x\xff", False)])
+async def test_a_name_in_bytes_that_are_no_text_is_noticed(
+    tmp_path: Path, name: bytes, text: bool
+) -> None:
+    (tmp_path / "plain").touch()
+    (tmp_path / os.fsdecode(name)).touch()
+    assert await names_are_text(tmp_path, limiter=trio.CapacityLimiter(1)) is text
+    with pytest.raises(JobError):
+        await names_are_text(tmp_path / "none", limiter=trio.CapacityLimiter(1))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from qbm_trio.core.model import JobState, TorrentId
+from qbm_trio.core.model import JobState, Outcome, TorrentId
 from qbm_trio.core.relocation import BACK, FORWARD, Relocation, Step
 from qbm_trio.core.space import PIN_TAG
 from qbm_trio.tasks.relocation_steps import Result, Steps
-from tests.rig.inside import condition
+from tests.rig.inside import condition, make
 from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
 from tests.rig.torrents import make_torrent
 
@@ -150,6 +151,36 @@ async def test_files_of_the_copy_that_others_have_are_hashed_again_before_anythi
         assert (await it.all_ended())["T0"].tier_anew
         calls = [name for name, *args in it.fake.calls if args and args[0] == id_]
         assert not {"stop", "set_location"} & set(calls)
+        assert it.state(id_) == ("stalledUP", "ssd")
+
+
+@pytest.mark.parametrize("odd", [".hidden", b"no text: \xff"])
+async def test_a_copy_that_qbittorrent_cannot_list_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str | bytes
+) -> None:
+    """5.1.0 lists no hidden files, and nothing after a name that is no text."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        name = odd if isinstance(odd, str) else "T"
+        made = make(it.inside.ssd / "tv", name, 20_000)
+        id_ = it.fake.add(made.data, save_path=str(it.inside.ssd / "tv"), category="tv")
+        assert (await it.inside.tier(id_)).outcome is Outcome.TIERED
+        if isinstance(odd, bytes):
+            for n in range(20):  # in whatever order they are listed
+                (it.inside.hdd / "tv" / os.fsdecode(odd + b"%d" % n)).touch()
+        await run(it)
+        assert it.state(id_) == ("stalledUP", "hdd")
+
+
+async def test_a_copy_that_qbittorrent_does_not_see_is_not_gone_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        it.fake.disk = lambda path: Path(path.replace(str(it.inside.hdd), str(tmp_path / "no")))
+        row = (await run(it))["T0"]
+        assert row.step is Step.UNDONE
+        assert "qBittorrent does not see" in (row.error or "")
+        assert not {"set_location", "recheck"} & it.calls().keys()
         assert it.state(id_) == ("stalledUP", "ssd")
 
 
