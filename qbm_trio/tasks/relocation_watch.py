@@ -77,6 +77,9 @@ class TorrentWatch:
         A qBittorrent that was killed meanwhile can show the torrent as complete, from what
         it had saved before (seen on 5.1.0): that is no check.
         """
+        # One that its user started while a check was due checks already, and would check for
+        # ever if told to once more (seen on 4.5.2 and 5.1.0).
+        await self._client.stop(row.torrent_id)
         await self._client.recheck(row.torrent_id)
         sessions, called_s = self._client.sessions, trio.current_time()
         event = await self.judged(row, partial(judge_rechecked, called_s=called_s, place=place))

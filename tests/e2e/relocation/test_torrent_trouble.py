@@ -131,3 +131,19 @@ async def test_a_torrent_that_is_removed_meanwhile_loses_nothing_by_us(
         w.nothing_foreign_touched()
 
     await on_both(scenario)
+
+
+async def test_started_by_its_user_while_a_check_is_due_it_does_not_check_for_ever(
+    on_both: OnBoth,
+) -> None:
+    """So it does if it checks already when it is told to recheck."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Started", {"a": 16_000_000})
+        w.strikes.before(Step.CHECKING, lambda: w.qbt.api.torrents_start(torrent_hashes=id_))
+        await w.run()
+        await w.strikes.come()
+        end = await w.at_step(id_, Step.DONE, Step.UNDONE)
+        await w.whole(id_, at=w.hdd if end.step is Step.DONE else w.ssd)
+
+    await on_both(scenario)
