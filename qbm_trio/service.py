@@ -30,7 +30,7 @@ import trio
 from pydantic import SecretStr
 
 from . import __version__
-from .adapters import disk, journal_jobs, recovery_point
+from .adapters import disk, journal_facts, recovery_point
 from .adapters.journal import Journal
 from .adapters.qbittorrent import Qbittorrent
 from .adapters.recovery_point import SavedState
@@ -415,11 +415,11 @@ def _secret(value: SecretStr | None) -> str:
 
 def _instance_id(connection: sqlite3.Connection) -> str:
     """This instance's name, made at the first start."""
-    known = journal_jobs.meta(connection, "instance_id")
+    known = journal_facts.meta(connection, "instance_id")
     if known is None:
         known = secrets.token_hex(6)
-        journal_jobs.set_meta(connection, "instance_id", known)
+        journal_facts.set_meta(connection, "instance_id", known)
         # Nothing reads it yet. Reconciling will have to know which torrents were there
         # before the service was, and that cannot be recorded later.
-        journal_jobs.set_meta(connection, "first_run_at", repr(time.time()))
+        journal_facts.set_meta(connection, "first_run_at", repr(time.time()))
     return known

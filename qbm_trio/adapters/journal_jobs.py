@@ -25,6 +25,7 @@ from ..core.model import (
     TorrentId,
     WaitReason,
 )
+from .journal_facts import count
 
 _COLUMNS: Final = ", ".join(Job.__dataclass_fields__)
 ALIVE: Final = "state IN ('queued', 'waiting', 'running')"
@@ -84,31 +85,6 @@ def _update(connection: sqlite3.Connection, job_id: JobId, changes: Mapping[str,
         f"UPDATE jobs SET {sets} WHERE id = ? RETURNING {_COLUMNS}", (*changes.values(), job_id)
     )
     return _job(row)
-
-
-def count(connection: sqlite3.Connection, name: str, by: int = 1) -> None:
-    """Add to one of the counters that ``/status`` shows."""
-    connection.execute(
-        "INSERT INTO counters VALUES (?, ?)"
-        " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-        (name, by),
-    )
-
-
-def counters(connection: sqlite3.Connection) -> dict[str, int]:
-    """All counters, since the journal began."""
-    return dict(connection.execute("SELECT name, value FROM counters").fetchall())
-
-
-def meta(connection: sqlite3.Connection, name: str) -> str | None:
-    """A lasting fact, such as this instance's id."""
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def set_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
-    """Record a lasting fact."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
 def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now: float) -> Job:

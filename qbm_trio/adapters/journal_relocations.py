@@ -28,7 +28,8 @@ from ..core.relocation import (
     may_delete,
 )
 from ..core.space_runs import FailedGroup, RunFigures, SpaceRun, SparedSum
-from .journal_jobs import alive_with, count
+from .journal_facts import count
+from .journal_jobs import alive_with
 
 _NAMES: Final = tuple(Relocation.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(f'"{name}"' for name in _NAMES)

@@ -21,7 +21,7 @@ import trio
 
 from ..core.errors import JournalUnwritable
 from ..core.model import Job
-from . import journal_jobs, journal_relocations
+from . import journal_facts, journal_relocations
 from .journal import Journal
 from .journal_jobs import ALIVE, IN_ORDER
 
@@ -99,7 +99,7 @@ def _head(connection: sqlite3.Connection, *, now: float) -> tuple[str, list[dict
         "format": FORMAT,
         "saved_at": now,
         "meta": dict(connection.execute("SELECT name, value FROM meta").fetchall()),
-        "counters": journal_jobs.counters(connection),
+        "counters": journal_facts.counters(connection),
         "relocations": [asdict(relocation) for relocation in relocations],
     }
     # Plain rows: as text they are what the dataclass would be, in a tenth of the time.

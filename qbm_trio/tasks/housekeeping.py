@@ -11,7 +11,7 @@ from typing import Final
 
 from trio_util import periodic
 
-from ..adapters import journal_jobs, journal_relocations
+from ..adapters import journal_facts, journal_jobs, journal_relocations
 from ..adapters.journal import Journal
 from ..core.errors import JournalUnwritable
 from .observer import Observer
@@ -46,4 +46,4 @@ async def keep_house(observer: Observer, journal: Journal, retention_s: float) -
 
 
 def _touch(connection: Connection) -> None:
-    journal_jobs.set_meta(connection, "touched_at", repr(time.time()))
+    journal_facts.set_meta(connection, "touched_at", repr(time.time()))

@@ -13,6 +13,7 @@ from sqlite3 import Connection
 import trio
 
 from .. import __version__
+from ..adapters import journal_facts
 from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
@@ -76,7 +77,7 @@ class Observer:
         """Everything ``/status`` shows."""
 
         def read(connection: Connection) -> tuple[dict[str, int], list[Job]]:
-            return ops.counters(connection), ops.recent(connection, 20)
+            return journal_facts.counters(connection), ops.recent(connection, 20)
 
         counters, recent = await self._journal.do(read)
         counters["api_requests"] = (
@@ -123,7 +124,7 @@ class Observer:
         if delta:
 
             def write(connection: Connection) -> None:
-                ops.count(connection, "api_requests", delta)
+                journal_facts.count(connection, "api_requests", delta)
 
             # Noted first: the drain's call may come while another one is being committed.
             self._api_requests_saved += delta

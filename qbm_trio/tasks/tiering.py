@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import trio
 
-from ..adapters import journal_copies, journal_jobs
+from ..adapters import journal_copies, journal_facts
 from ..adapters.computing import compute
 from ..adapters.copying import CopyOptions, copy_and_verify
 from ..adapters.disk import DiskSpace
@@ -302,8 +302,8 @@ class Tiering:
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
-            journal_jobs.count(connection, "bytes_copied", report.bytes_copied)
-            journal_jobs.count(connection, "bytes_verified", report.bytes_verified)
+            journal_facts.count(connection, "bytes_copied", report.bytes_copied)
+            journal_facts.count(connection, "bytes_verified", report.bytes_verified)
 
         # The disk may have been unmounted during a long copy.
         await self._tiers.require()

@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 from trio_util import periodic
 
-from ..adapters import disk, journal_jobs
+from ..adapters import disk, journal_facts
 from ..adapters.journal import Journal
 from ..core.errors import JobError, JournalUnwritable, MustWait, ReadOnlyDisk, SameStorage
 from ..core.model import JobId, Progress, WaitReason
@@ -175,13 +175,13 @@ class Tiers:
 
     async def _learn_marker(self, tier: Tier) -> None:
         name = f"tier.{tier.name.lower()}"
-        known = await self._journal.do(partial(journal_jobs.meta, name=name))
+        known = await self._journal.do(partial(journal_facts.meta, name=name))
         if known is None and not self._read_only:
             known = await disk.create_marker(tier.root, limiter=tier.limiter)
             if tier is self.hdd and known == self.ssd.marker:
                 # Not to be remembered: the right disk, once mounted, has another one.
                 raise self._same_marker()
-            await self._journal.do(partial(journal_jobs.set_meta, name=name, value=known))
+            await self._journal.do(partial(journal_facts.set_meta, name=name, value=known))
             log.info("%s tier: %s is marked as %s", tier.name, tier.root, known)
         tier.marker = known
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_jobs
+from qbm_trio.adapters import journal_facts
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.core.model import Job, JobState, Outcome, WaitReason
 from qbm_trio.tasks import tiers
@@ -70,7 +70,7 @@ async def test_markers_are_made_once_and_remembered(qbt: Qbt, tmp_path: Path) ->
             await healthy(service)
             texts.append([(f / MARKER).read_text().strip() for f in (service.ssd, service.hdd)])
             for name, text in zip(("tier.ssd", "tier.hdd"), texts[-1], strict=True):
-                known = await service.journal.do(partial(journal_jobs.meta, name=name))
+                known = await service.journal.do(partial(journal_facts.meta, name=name))
                 assert known == text == str(uuid.UUID(text))
     assert texts[0] == texts[1]
     assert len(set(texts[0])) == 2

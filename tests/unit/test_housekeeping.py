@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from qbm_trio.adapters import journal_jobs
+from qbm_trio.adapters import journal_facts, journal_jobs
 from qbm_trio.adapters.journal import FILE_NAME
 from qbm_trio.core.model import Job, JobId, Notification
 from qbm_trio.service import Service
@@ -32,7 +32,7 @@ def counted_on_disk(state: Path) -> int:
         for file in state.glob(f"{FILE_NAME}*"):
             shutil.copy(file, folder)
         with closing(sqlite3.connect(Path(folder) / FILE_NAME)) as connection:
-            return journal_jobs.counters(connection).get("api_requests", 0)
+            return journal_facts.counters(connection).get("api_requests", 0)
 
 
 def end_earlier(connection: sqlite3.Connection, job_id: JobId, by_s: float) -> None:

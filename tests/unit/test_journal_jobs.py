@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.adapters import journal_facts
 from qbm_trio.adapters import journal_jobs as ops
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import NoSuchJob, WrongState
@@ -81,7 +82,7 @@ def test_a_move_that_is_not_in_the_table_changes_nothing(db: sqlite3.Connection)
     with pytest.raises(NoSuchJob, match="GET /jobs"):
         ops.move(db, JobId("nobody"), Event.CANCEL, now=4)
     assert list(db.iterdump()) == before
-    assert ops.counters(db) == {"torrents_processed": 1}
+    assert journal_facts.counters(db) == {"torrents_processed": 1}
 
 
 def test_interrupted_jobs_go_first_once_then_priority_then_age(db: sqlite3.Connection) -> None:
@@ -90,7 +91,7 @@ def test_interrupted_jobs_go_first_once_then_priority_then_age(db: sqlite3.Conne
     )
     run(db, ran)
     assert [j.id for j in ops.recover(db, now=9)] == [ran.id, high.id, oldest.id, low.id]
-    assert ops.counters(db)["jobs_recovered"] == 1
+    assert journal_facts.counters(db)["jobs_recovered"] == 1
     assert ops.get(db, ran.id).phase is None
 
     # Its turn is over: after a wait it has no head start any more.
@@ -258,10 +259,10 @@ def test_only_jobs_that_ended_long_ago_are_pruned_and_no_number_is_used_twice(
 
 
 def test_lasting_facts_and_counters_are_kept(db: sqlite3.Connection) -> None:
-    assert ops.meta(db, "instance") is None
-    ops.set_meta(db, "instance", "one")
-    ops.set_meta(db, "instance", "two")
-    assert ops.meta(db, "instance") == "two"
-    ops.count(db, "bytes_copied", 2**40)
-    ops.count(db, "bytes_copied", 1)
-    assert ops.counters(db) == {"bytes_copied": 2**40 + 1}
+    assert journal_facts.meta(db, "instance") is None
+    journal_facts.set_meta(db, "instance", "one")
+    journal_facts.set_meta(db, "instance", "two")
+    assert journal_facts.meta(db, "instance") == "two"
+    journal_facts.count(db, "bytes_copied", 2**40)
+    journal_facts.count(db, "bytes_copied", 1)
+    assert journal_facts.counters(db) == {"bytes_copied": 2**40 + 1}

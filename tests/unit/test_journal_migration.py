@@ -11,7 +11,7 @@ import pytest
 
 from qbm_trio.adapters import journal_schema
 from qbm_trio.adapters.journal import FILE_NAME, Journal
-from qbm_trio.adapters.journal_jobs import meta, set_meta
+from qbm_trio.adapters.journal_facts import meta, set_meta
 
 STEP = "ALTER TABLE meta ADD COLUMN note TEXT NOT NULL DEFAULT 'old'"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qbm_trio.adapters import journal_jobs
 from qbm_trio.adapters import journal_relocations as ops
 from qbm_trio.adapters.journal import Journal
-from qbm_trio.adapters.journal_jobs import counters
+from qbm_trio.adapters.journal_facts import counters
 from qbm_trio.adapters.journal_relocations import AlreadyRelocating
 from qbm_trio.core.model import JobId, Notification, TorrentId
 from qbm_trio.core.relocation import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_jobs
+from qbm_trio.adapters import journal_facts
 from qbm_trio.core.errors import QbittorrentUnreachable
 from qbm_trio.core.model import JobState
 from tests.fakes.qbittorrent import FakeQbittorrent, away
@@ -64,7 +64,7 @@ async def test_counters_outlive_the_service_and_count_once(tmp_path: Path) -> No
                 await observer.save_counters()
                 overview = await observer.overview()
                 assert overview.statistics["api_requests"] == expected
-            assert (await service.journal.do(journal_jobs.counters))["api_requests"] == expected
+            assert (await service.journal.do(journal_facts.counters))["api_requests"] == expected
 
 
 async def test_counters_saved_twice_at_once_count_once(tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ async def test_counters_saved_twice_at_once_count_once(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(observer.save_counters)
             nursery.start_soon(observer.save_counters)
-        assert (await service.journal.do(journal_jobs.counters))["api_requests"] == 5
+        assert (await service.journal.do(journal_facts.counters))["api_requests"] == 5

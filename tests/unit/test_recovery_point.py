@@ -18,7 +18,13 @@ from typing import Any
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_copies, journal_jobs, journal_relocations, recovery_point
+from qbm_trio.adapters import (
+    journal_copies,
+    journal_facts,
+    journal_jobs,
+    journal_relocations,
+    recovery_point,
+)
 from qbm_trio.adapters.journal_copies import Copy, CopyFile
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
@@ -104,8 +110,8 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
                 changes={"wait_reason": WaitReason.RETRY, "next_at": 66.5, "attempts": 2},
             )
             journal_jobs.cancel(db, JobId("3"), now=7)
-            journal_jobs.set_meta(db, "first_run_at", "1")
-            journal_jobs.count(db, "bytes_copied", 2**60)
+            journal_facts.set_meta(db, "first_run_at", "1")
+            journal_facts.count(db, "bytes_copied", 2**60)
             journal_copies.begin(db, copy, [entry])
             for relocation in (moving, ended):
                 journal_relocations.begin(db, [relocation], now=8.5)

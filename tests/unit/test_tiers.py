@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from qbm_trio.adapters import disk, journal_jobs
+from qbm_trio.adapters import disk, journal_facts
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import DiskError, MustWait, SameStorage
 from qbm_trio.core.model import JobId, Progress, WaitReason
@@ -92,7 +92,7 @@ async def test_an_alias_is_refused_its_marker_is_not_remembered_and_it_can_be_me
             await tiers.require()
         assert first.value.reason is WaitReason.TIER
         assert tiers.problems == ["both tiers show the same files"]
-        assert await journal.do(partial(journal_jobs.meta, name="tier.hdd")) is None
+        assert await journal.do(partial(journal_facts.meta, name="tier.hdd")) is None
 
         # The right disk is mounted at last.
         (tmp_path / "hdd").unlink()
