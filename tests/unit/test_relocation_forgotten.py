@@ -156,6 +156,7 @@ async def test_who_starts_a_torrent_before_its_copy_is_checked_is_told_and_no_ru
             if not started:
                 started = True
                 await it.fake.start(id_)
+                it.fake._now(id_)  # and it is through already
 
         monkeypatch.setattr(it.fake, call, started_right_after)
         figures = (await it.run_now()).figures
