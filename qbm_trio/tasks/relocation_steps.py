@@ -286,7 +286,9 @@ class Steps:
                 await self._names.on_hdd(row)
         if row.tier_anew:
             for other in await self._proofs.claimants(row):
-                await self._client.recheck(other)
+                # Told so while it checks, qBittorrent would check for ever (4.5.2, 5.1.0).
+                if not (await self._client.torrent(other)).state.startswith("checking"):
+                    await self._client.recheck(other)
             await self._tier_anew(row)
         if at_hdd:
             return Result(event=Event.MOVED, why="it could not go back, and stays on the HDD")

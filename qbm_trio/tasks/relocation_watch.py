@@ -77,8 +77,8 @@ class TorrentWatch:
         A qBittorrent that was killed meanwhile can show the torrent as complete, from what
         it had saved before (seen on 5.1.0): that is no check.
         """
-        # One that its user started while a check was due checks already, and would check for
-        # ever if told to once more (seen on 4.5.2 and 5.1.0).
+        # It may be checking already: since before a restart of the service, or started by its
+        # user. Told so once more it would check for ever (seen on 4.5.2 and 5.1.0).
         await self._client.stop(row.torrent_id)
         await self._client.recheck(row.torrent_id)
         sessions, called_s = self._client.sessions, trio.current_time()

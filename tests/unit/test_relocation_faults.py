@@ -110,8 +110,9 @@ async def test_a_bad_copy_is_set_aside_and_made_again_once_and_then_relocated(
         assert it.files("T0") == set()
 
 
-async def test_others_that_have_the_bad_copy_are_rechecked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", ["stalledUP", "checkingUP"])
+async def test_others_that_have_the_bad_copy_are_rechecked_unless_they_are_checked_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     async with shelf(tmp_path, monkeypatch) as it:
         await it.shelf_of(1)
@@ -123,11 +124,12 @@ async def test_others_that_have_the_bad_copy_are_rechecked(
             it.space.trigger()
             await hold.wait()
             other = seeding_from_hdd(it, "T0")
+            it.fake.change(other, state=state)
             it.calls()
             hold.go_on.set()
             assert (await it.all_ended())["T0"].step is Step.UNDONE
         rechecked = {args[0] for name, *args in it.fake.calls if name == "recheck"}
-        assert other in rechecked
+        assert (other in rechecked) == (state == "stalledUP")
         assert bystander not in rechecked
 
 

@@ -133,14 +133,16 @@ async def test_a_torrent_that_is_removed_meanwhile_loses_nothing_by_us(
     await on_both(scenario)
 
 
-async def test_started_by_its_user_while_a_check_is_due_it_does_not_check_for_ever(
-    on_both: OnBoth,
+@pytest.mark.parametrize("call", ["torrents_start", "torrents_recheck"])
+async def test_one_that_checks_already_when_it_is_told_to_does_not_check_for_ever(
+    on_both: OnBoth, call: str
 ) -> None:
-    """So it does if it checks already when it is told to recheck."""
+    """Started by its user while a check is due; or told to before the service was killed."""
 
     async def scenario(w: World) -> None:
         id_ = await w.tiered("Started", {"a": 16_000_000})
-        w.strikes.before(Step.CHECKING, lambda: w.qbt.api.torrents_start(torrent_hashes=id_))
+        begin = getattr(w.qbt.api, call)
+        w.strikes.before(Step.CHECKING, lambda: begin(torrent_hashes=id_))
         await w.run()
         await w.strikes.come()
         end = await w.at_step(id_, Step.DONE, Step.UNDONE)
