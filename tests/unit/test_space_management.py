@@ -231,6 +231,7 @@ async def test_nothing_begins_while_the_service_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with shelf(tmp_path, monkeypatch) as it:
+        await it.idle()  # the start asks for a run, too
         it.inside.service.jobs.draining = True
         with pytest.raises(Draining):
             it.space.trigger()
