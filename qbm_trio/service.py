@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import secrets
 import signal
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -47,6 +45,7 @@ from .tasks.observer import Observer
 from .tasks.policies import space_management, tagging_policy, tiering_policy
 from .tasks.prober import keep_contact
 from .tasks.queue import JobQueue
+from .tasks.shutdown import Shutdown
 from .tasks.tagging import Tagging
 from .tasks.tiering import Tiering
 from .tasks.tiers import Tiers
@@ -127,39 +126,6 @@ async def run(settings: Settings) -> int:
             journal.close()
         infra.cancel_scope.cancel()
     return 0
-
-
-class Shutdown:
-    """That the service was told to stop, and the guard that it does."""
-
-    def __init__(self, *, whole_s: float) -> None:
-        self.asked = trio.Event()
-        self.signum = 0
-        self.saved = False  #: the journal is closed: nothing can be lost any more
-        self._whole_s = whole_s
-
-    async def watch_signals(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Turn the first SIGTERM or SIGINT into a drain; a second ends the process."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            self.signum = await anext(aiter(signals))
-            self.guard(self._whole_s)
-            self.asked.set()
-            signum = await anext(aiter(signals))
-            os._exit(128 + signum)
-
-    def guard(self, seconds: float) -> None:
-        """See to it that the process ends within ``seconds``."""
-        # A thread of the system's, not of trio's: it works whatever the loop does.
-        guard = threading.Timer(seconds, self.exit_now)
-        guard.daemon = True
-        guard.start()
-
-    def exit_now(self) -> None:
-        """End the process although a thread hangs in the kernel, on a dead disk for example."""
-        os._exit(0 if self.saved else 70)
 
 
 class Service:

@@ -19,7 +19,7 @@ from .tiers import Tiers
 
 log = logging.getLogger(__name__)
 
-CLAIM_AGE_S: Final = 30.0
+CLAIM_AGE_S: Final = 5.0
 """So old may the list be that tells whose files must not be deleted."""
 FREED_WITHIN_S: Final = 5.0
 """So long is waited for ``statvfs`` to show what a deletion has freed."""

@@ -344,7 +344,10 @@ class Steps:
                 await self._client.set_force_start(row.torrent_id, True)
             else:
                 await self._client.start(row.torrent_id)
-            if await self._watch.seen(row, lambda torrent: torrent.state not in STOPPED):
+            sessions = self._client.sessions
+            seen = await self._watch.seen(row, lambda torrent: torrent.state not in STOPPED)
+            # Killed right then, it looks through its torrents first, then stops it again.
+            if seen and self._client.sessions == sessions:
                 return
         log.error("%r does not start; start it in qBittorrent", row.name)
 

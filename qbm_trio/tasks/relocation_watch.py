@@ -18,6 +18,8 @@ from ..core.relocation_polls import Poll, judge_rechecked, judge_seeding
 GONE_AFTER_S: Final = 600.0
 """A qBittorrent that was killed forgets recent torrents for a while."""
 GONE_LOOK_S: Final = 30.0
+REMOVED_AFTER_S: Final = 5.0
+"""So long one is missed that this very qBittorrent, not restarted since, had shown before."""
 SEEN_WITHIN_S: Final = 15.0
 """So long is waited until a setting that was changed is shown so."""
 REFRESH_AGE_S: Final = 60.0
@@ -32,6 +34,7 @@ class TorrentWatch:
 
     def __init__(self, client: QbittorrentClient) -> None:
         self._client = client
+        self._shown_in: dict[TorrentId, int] = {}  #: in which session it was shown last
         self._refresh = (-inf, 0.0)  #: when it was asked, and qBittorrent's refresh interval
 
     async def torrent(self, torrent_id: TorrentId) -> Torrent:
@@ -43,13 +46,19 @@ class TorrentWatch:
         first_missed_at = None
         while True:
             try:
-                return await self._client.torrent(torrent_id)
+                torrent = await self._client.torrent(torrent_id)
             except TorrentUnknown:
                 now = trio.current_time()
                 first_missed_at = now if first_missed_at is None else first_missed_at
-                if now - first_missed_at >= GONE_AFTER_S:
+                sessions = self._client.sessions
+                unbroken = sessions > 0 and self._shown_in.get(torrent_id) == sessions
+                after_s = min(REMOVED_AFTER_S, GONE_AFTER_S) if unbroken else GONE_AFTER_S
+                if now - first_missed_at >= after_s:
                     raise
-                await trio.sleep(GONE_LOOK_S)
+                await trio.sleep(min(GONE_LOOK_S, after_s / 2))
+            else:
+                self._shown_in[torrent_id] = self._client.sessions
+                return torrent
 
     async def judged(self, row: Relocation, judge: Callable[..., Event | None]) -> Event:
         """What ``judge`` makes of the answers, as soon as it makes anything of them."""

@@ -287,7 +287,7 @@ class SpaceManagement:
     async def _no_run(self, asked: _Asked, begun_at: float, problem: str) -> None:
         """Who asked for a run must learn that it could not be made."""
         if asked.by_hand and not self.only_plans:
-            await self._record(asked, begun_at, _no_plan(problem))
+            await self._record(asked, begun_at, _no_plan(problem, self._paused))
 
     async def _record(self, asked: _Asked, begun_at: float, figures: RunFigures) -> None:
         run = SpaceRun(
@@ -353,7 +353,7 @@ class SpaceManagement:
             self._groups.discard(watch)
 
 
-def _no_plan(problem: str) -> RunFigures:
+def _no_plan(problem: str, paused: str | None) -> RunFigures:
     return RunFigures(
         freed_bytes=0,
         planned_bytes=0,
@@ -363,6 +363,7 @@ def _no_plan(problem: str) -> RunFigures:
         tiered_first=0,
         failed_groups=0,
         problem=problem,
+        paused=paused,
     )
 
 

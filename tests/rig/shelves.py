@@ -21,8 +21,8 @@ from qbm_trio.core import relocation_polls
 from qbm_trio.core.model import Outcome, TorrentId
 from qbm_trio.core.relocation import OPEN, Relocation, Step
 from qbm_trio.core.space_runs import SpaceRun
-from qbm_trio.service import Shutdown
 from qbm_trio.tasks import relocation, relocation_deletion, relocation_steps, relocation_watch
+from qbm_trio.tasks.shutdown import Shutdown
 from qbm_trio.tasks.space import SpaceManagement
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, condition, inside, make

@@ -14,8 +14,9 @@ import trio
 from qbm_trio import service as service_module
 from qbm_trio.adapters import recovery_point
 from qbm_trio.adapters.journal import Journal
-from qbm_trio.service import Service, Shutdown
+from qbm_trio.service import Service
 from qbm_trio.settings.loading import load
+from qbm_trio.tasks.shutdown import Shutdown
 
 ROOT = Path(__file__).parents[2]
 
