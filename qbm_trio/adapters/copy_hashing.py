@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha1, sha256
 from typing import TYPE_CHECKING, Protocol
 
-from ..core.pieces import LEAF_BYTES, Metainfo, v2_piece_hash
+from ..core.pieces import LEAF_BYTES, MetaFile, Metainfo, v2_piece_hash
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -122,7 +122,7 @@ class _V2:
     ) -> None:  # fmt: skip
         del stream_offset_bytes  # files have hashes of their own
         file, at = self._metainfo.files[position], offset_bytes
-        if file.pad or not whole_file:
+        if file.pad or not whole_file or self._only_v1(file):
             return
         length, size = self._metainfo.piece_length, file.size_bytes
         done = 0
@@ -137,6 +137,10 @@ class _V2:
 
     def finish(self) -> None:
         """Nothing is left open: a file ends with its last byte."""
+
+    def _only_v1(self, file: MetaFile) -> bool:
+        """Whether version 1 alone proves the file: a hybrid's piece layer was not exported."""
+        return self._metainfo.v1_hashes is not None and not file.v2_hashes
 
     def _take(self, data: memoryview) -> None:
         begin = 0

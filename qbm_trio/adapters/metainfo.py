@@ -54,7 +54,7 @@ def _build(info: dict[bytes, Any], layers: dict[bytes, Any], raw_info: bytes) ->
     if version == 2:
         if piece_length < LEAF_BYTES or piece_length & (piece_length - 1):
             raise _bad(f"its piece length of {piece_length} bytes is not one of version 2")
-        tree = tuple(_v2_files(info, name, layers, piece_length))
+        tree = tuple(_v2_files(info, name, layers, piece_length, hybrid=v1))
         files = _joined(files, tree) if v1 else tree
     _refuse_duplicates(files)
     if not any(not f.pad for f in files):
@@ -112,7 +112,12 @@ def _v1_files(info: dict[bytes, Any], name: str) -> Iterator[MetaFile]:
 
 
 def _v2_files(
-    info: dict[bytes, Any], name: str, layers: dict[bytes, Any], piece_length: int
+    info: dict[bytes, Any],
+    name: str,
+    layers: dict[bytes, Any],
+    piece_length: int,
+    *,
+    hybrid: bool,
 ) -> Iterator[MetaFile]:
     tree = info.get(b"file tree")
     if not isinstance(tree, dict) or not tree:
@@ -135,6 +140,10 @@ def _v2_files(
             root = None
         elif not isinstance(root, bytes) or len(root) != 32:
             raise _bad(f"{shown!r} has no valid pieces root")
+        if hybrid and root is not None and size > piece_length and root not in layers:
+            # So 5.1.0 exports a hybrid from its next start to its next recheck. Version 1's
+            # hashes prove every byte by themselves.
+            root = None
         yield MetaFile(
             path=path,
             size_bytes=size,

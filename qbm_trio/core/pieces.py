@@ -29,7 +29,8 @@ class MetaFile:
     size_bytes: int
     offset_bytes: int  #: where it begins in the version 1 stream
     index: int | None  #: qBittorrent's index; None for padding, which it does not list
-    pieces_root: bytes | None = None  #: version 2; None when empty or version 1 only
+    pieces_root: bytes | None = None
+    """Version 2; None when empty, version 1 only, or of a hybrid whose piece layer is missing."""
     layer: tuple[bytes, ...] | None = None  #: version 2; only for files over one piece
 
     @property
@@ -39,7 +40,7 @@ class MetaFile:
 
     @property
     def v2_hashes(self) -> tuple[bytes, ...]:
-        """The expected hash of each of the file's own pieces; empty without version 2."""
+        """The expected hash of each of the file's own pieces; empty where there is no root."""
         if self.layer is not None:
             return self.layer
         return () if self.pieces_root is None else (self.pieces_root,)

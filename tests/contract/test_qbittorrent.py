@@ -156,6 +156,20 @@ async def test_the_exported_torrent_has_the_same_info_hash_and_the_piece_layers(
     assert exported.get(b"piece layers") == original.get(b"piece layers")
 
 
+async def test_after_a_restart_a_hybrid_is_exported_with_version_1_at_least(
+    subject: Subject,
+) -> None:
+    id, _, metainfo = subject.add({"dir/a": 50_000, "dir/b": 70_000}, "hybrid")
+    if subject.qbt is not None:
+        subject.qbt.stop()
+        subject.qbt.start()
+
+    meta = parse(await subject.client.export(id))
+
+    assert meta.torrent_id == id
+    assert meta.v1_hashes == parse(metainfo).v1_hashes
+
+
 async def test_a_torrent_whose_keys_are_not_sorted_is_exported_as_it_is_and_can_be_read(
     subject: Subject,
 ) -> None:

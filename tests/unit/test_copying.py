@@ -333,6 +333,26 @@ async def test_a_corrupt_source_is_named_with_its_piece(
     assert "piece" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a.bin", "b.bin", "d.bin"])
+async def test_of_a_hybrid_without_its_piece_layers_a_corrupt_source_is_found_too(
+    tmp_path: Path, name: str
+) -> None:
+    case = make(tmp_path, version=Version.HYBRID)
+    files = tuple(
+        file if file.layer is None else replace(file, pieces_root=None, layer=None)
+        for file in case.metainfo.files
+    )
+    assert files != case.metainfo.files
+    case = replace(case, metainfo=replace(case.metainfo, files=files))
+    index = at(case, name)
+    candidates = {item.index: item.source for item in case.items}
+    assert await case.all_identical(candidates) == candidates.keys()
+    flip(case.items[index].source, case.items[index].size_bytes // 2)
+    with pytest.raises(SourceCorrupt, match=name):
+        await case.copy()
+    assert index not in await case.all_identical(candidates)
+
+
 async def test_corruption_passes_with_size_verification_which_hashes_nothing(
     tmp_path: Path,
 ) -> None:

@@ -252,3 +252,26 @@ def test_a_changed_layer_is_found(tmp_path: Path) -> None:
     with pytest.raises(BadMetainfo, match="does not lead"):
         parse(bencode(whole))
     assert len(sha256(layer).digest()) == len(root)
+
+
+def without_layers(data: bytes) -> bytes:
+    """As 5.1.0 exports it after a restart."""
+    whole = bdecode(data)
+    del whole[b"piece layers"]
+    return bencode(whole)
+
+
+def test_of_a_hybrid_without_its_piece_layers_version_1_is_left(tmp_path: Path) -> None:
+    write_files(tmp_path / "t", SIZES)
+    made = make_torrent(tmp_path, "t", list(SIZES), version=Version.HYBRID)
+    whole, without = parse(made.data), parse(without_layers(made.data))
+    assert (without.v1_hashes, without.torrent_id) == (whole.v1_hashes, whole.torrent_id)
+    assert [(f.path, f.size_bytes, f.offset_bytes, f.index) for f in without.files] == [
+        (f.path, f.size_bytes, f.offset_bytes, f.index) for f in whole.files
+    ]
+    for file, before in zip(without.files, whole.files, strict=True):
+        assert file.v2_hashes == (before.v2_hashes if before.layer is None else ())
+    assert any(file.layer for file in whole.files)
+    version_2 = make_torrent(tmp_path, "t", list(SIZES), version=Version.V2)
+    with pytest.raises(BadMetainfo, match="is missing"):  # there nothing is left
+        parse(without_layers(version_2.data))
