@@ -76,8 +76,6 @@ class World:
     def __post_init__(self) -> None:
         self.strikes = Strikes(self.service.service)
 
-    # -- before
-
     def all_options(self) -> dict[str, Any]:
         """Of a torrent with an incomplete folder, ``.!qB`` on and automatic management."""
         self.qbt.api.app_set_preferences(
@@ -250,8 +248,6 @@ class World:
         """All of a torrent's files."""
         return set(self.content[id_])
 
-    # -- strikes
-
     def kill_and_start(self) -> None:
         """Kill qBittorrent and start it again, so fast that nobody may notice."""
         self.qbt.stop(signal.SIGKILL)
@@ -359,10 +355,6 @@ class Strikes:
     def after_looks(self, step: Step, strike: Callable[[], object]) -> None:
         """Right before ``step`` is taken, after what is asked between two steps."""
         self._put_in(self._steps, "take", f"after looks for {step}", strike, step=step)
-
-    def after(self, step: Step, strike: Callable[[], object]) -> None:
-        """When all is done for ``step``, before that is in the journal."""
-        self._put_in(self._steps, "take", f"after {step}", strike, step=step, late=True)
 
     def before_call(self, name: str, strike: Callable[[], object]) -> None:
         """Right before this call to qBittorrent, after all looks that come before it."""
