@@ -42,6 +42,8 @@ STARTS: Final = 3
 """So often a torrent is started that does not: its user may be stopping it."""
 REPAIRS: Final = 3
 """So often is a torrent pointed at its copy again that has slipped back to the SSD."""
+RECHECKS: Final = 2
+"""So often are its files on the SSD checked: the disk may have been away for a moment."""
 PLAN_AGE_S: Final = 600.0
 """So old may the list be that tells whose copies are to be hashed again."""
 _PAUSE_S: Final = 0.25
@@ -162,6 +164,7 @@ class Steps:
             torrent = await self._watch.torrent(row.torrent_id)
             if torrent.state in SEEDING and torrent.state not in STOPPED:
                 return Result(event=Event.FAIL, why=_STARTED)
+            await self._tiers.hdd.check()  # else the copy need not be bad
         return _said(
             event,
             "qBittorrent's recheck of the copy on the HDD failed",
@@ -234,10 +237,11 @@ class Steps:
             if event is Event.ADVANCE:
                 await self._settings_back(row)
                 return _ADVANCE
-            if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
-                # On the SSD it would take along what the others of its group have there.
-                await self._run_as_before(row)
-                return Result(event=Event.MOVED, why=why)
+            await self._tiers.require()  # else a disk was away, and is waited for
+        if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
+            # On the SSD it would take along what the others of its group have there.
+            await self._run_as_before(row)
+            return Result(event=Event.MOVED, why=why)
         return Result(event=Event.FAIL, why=why)
 
     # -- back
@@ -262,9 +266,13 @@ class Steps:
             result = await self._return(row)
             if result.event is not Event.ADVANCE:
                 return result
-        await self._tiers.ssd.check()
-        await self._names.on_ssd(row)
-        event = await self._watch.recheck(row, row.from_path)
+        event = Event.FAIL
+        for _ in range(RECHECKS):
+            await self._tiers.ssd.check()
+            await self._names.on_ssd(row)
+            event = await self._watch.recheck(row, row.from_path)
+            if event is Event.ADVANCE:
+                break
         return _said(event, "qBittorrent's recheck on the SSD failed")
 
     async def _undo(self, row: Relocation) -> Result:
