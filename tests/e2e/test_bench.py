@@ -208,10 +208,12 @@ def test_the_calls_of_space_runs_are_counted_one_by_one(quick: Quick) -> None:
             continue
         relocated = int(name.split()[0])
         assert kinds["list"] == 1 + relocated, "one for the plan, one before each deletion"
-        for call in ("setLocation", "recheck", "pause", "resume"):
+        for call in ("setLocation", "recheck", "resume"):
             assert found[call] == relocated, call
         assert kinds["polls"] >= 3 * relocated
-        each[relocated] = found | {"files": kinds["files"]}
+        # What one relocation has just asked, another that goes on meanwhile may ask again.
+        assert kinds["files"] <= 9 * relocated
+        each[relocated] = found
     one, three = (each[n] for n in (1, 3))
     assert one.keys() - three.keys() <= ONCE
     for call in one.keys() - ONCE:
