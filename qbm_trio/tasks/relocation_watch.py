@@ -97,12 +97,13 @@ class TorrentWatch:
     async def seen(self, row: Relocation, condition: Callable[[Torrent], bool]) -> bool:
         """Whether the torrent is shown so, soon."""
         refresh_s = await self._refresh_interval_s()
-        with trio.move_on_after(SEEN_WITHIN_S):
-            # qBittorrent has no event to wait for.
-            while not condition(await self.torrent(row.torrent_id)):  # noqa: ASYNC110
-                await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2))
-            return True
-        return False
+        until_s = trio.current_time() + SEEN_WITHIN_S
+        # No deadline for the call: that it is not known any more takes longer to be sure of.
+        while not condition(await self.torrent(row.torrent_id)):
+            if trio.current_time() >= until_s:
+                return False
+            await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2))
+        return True
 
     async def _refresh_interval_s(self) -> float:
         asked_s, refresh_s = self._refresh

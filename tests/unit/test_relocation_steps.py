@@ -318,6 +318,30 @@ async def test_when_its_user_removes_one_of_a_group_the_others_go_on(
         assert it.state(ids[1]) == ("stalledUP", "hdd")
 
 
+async def test_one_that_is_removed_on_the_way_back_does_not_keep_its_group_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To be sure that it is gone takes longer than to see that a setting was changed."""
+    monkeypatch.setattr(relocation_watch, "GONE_AFTER_S", 0.3)
+    monkeypatch.setattr(relocation_watch, "GONE_LOOK_S", 0.02)
+    monkeypatch.setattr(relocation_watch, "SEEN_WITHIN_S", 0.1)
+    async with shelf(tmp_path, monkeypatch) as it:
+        gone, stays = await it.twins("T")
+        corrupt_copy(it.inside, "T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.RETURNING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            it.fake.remove(gone)
+            it.fake.sessions += 1  # a qBittorrent that was started anew may have forgotten it
+            hold.go_on.set()
+            rows = await it.all_ended()
+        ends = {row.torrent_id: row.step for row in rows.values()}
+        assert ends == {gone: Step.GONE, stays: Step.UNDONE}
+        assert it.state(stays) == ("stalledUP", "ssd")
+        assert RELOCATING_TAG not in it.fake.tags(stays)
+
+
 @pytest.mark.parametrize("step", ON_THE_WAY)
 async def test_a_torrent_that_qbittorrent_does_not_know_for_a_while_is_not_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
