@@ -23,11 +23,13 @@ from ..core.client import QbittorrentClient
 from ..core.errors import (
     JobError,
     JournalUnwritable,
+    MustWait,
     QbittorrentError,
     QbittorrentLoginRefused,
     QbittorrentUnreachable,
     TorrentUnknown,
 )
+from ..core.model import WaitReason
 from ..core.relocation import (
     BACK,
     CAN_FAIL,
@@ -61,6 +63,7 @@ class GroupWatch:
         self.decided = trio.Event()  #: all copies are checked, or it will not be relocated now
         self.settled = trio.Event()  #: ended, or goes on for long without the run
         self.moved = False  #: qBittorrent moved the data instead of finding the copy
+        self.tier_away: str | None = None  #: why it could not go on, if a disk was the reason
         self.obstacles: dict[int, str] = {}  #: by row: why its step is not through yet
 
     def update(self, rows: Iterable[Relocation]) -> None:
@@ -217,6 +220,8 @@ class Relocator:
                     )
             except (QbittorrentError, JobError) as error:
                 hopeless = isinstance(error, NotAsPlanned) and row.step in CAN_FAIL
+                if isinstance(error, MustWait) and error.reason is WaitReason.TIER:
+                    watch.tier_away = str(error)
                 if row.step in FORWARD or hopeless:
                     return _failed(error)
                 # From here on only the end helps the user: never given up.

@@ -163,7 +163,11 @@ class Run:
                 "it has the HDD mounted under the path that PATH_MAPPINGS tells, then trigger a "
                 "run by hand"
             )
-        return not watch.moved
+        elif watch.tier_away is not None:
+            # The others would fail one after another, and be left alone for an hour.
+            self._problem = watch.tier_away
+            log.warning("space management ends this run early: %s", self._problem)
+        return self._problem is None
 
     async def _begin(self, relocate: Relocate) -> list[Relocation]:
         group = []

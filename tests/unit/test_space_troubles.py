@@ -14,7 +14,7 @@ import trio
 from qbm_trio.adapters import journal_relocations
 from qbm_trio.core.model import JobState, Outcome, TorrentId, WaitReason
 from qbm_trio.core.relocation import FORWARD, Step
-from qbm_trio.tasks import space
+from qbm_trio.tasks import space, tiers
 from tests.fakes.qbittorrent import away
 from tests.rig.inside import condition
 from tests.rig.shelves import EACH_BYTES, WRITES, Shelf, corrupt_copy, held, shelf
@@ -70,6 +70,30 @@ async def test_a_group_that_waits_for_qbittorrent_does_not_hold_up_its_run(
         lost = step in (Step.STOPPING, Step.REPOINTING, Step.CHECKING)
         assert row.step is (Step.UNDONE if lost else Step.DONE)
         assert it.state(id_) == ("stalledUP", "ssd" if lost else "hdd")
+
+
+@pytest.mark.parametrize("step", [Step.PREPARING, Step.REPOINTING])
+async def test_a_disk_that_goes_away_ends_the_run_and_fails_no_group_but_the_one_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    monkeypatch.setattr(tiers, "PROBE_INTERVAL_S", 0.1)
+    async with shelf(tmp_path, monkeypatch) as it:
+        ids = await it.shelf_of(3)
+        await it.leave_free(0)
+        marker = it.inside.hdd / ".qbm-tier"
+        with held(monkeypatch, step, name="T0") as hold:
+            run_id = it.space.trigger().run_id
+            await hold.wait()
+            marker.rename(marker.with_name("away"))
+            hold.go_on.set()
+            figures = (await it.ended(run_id)).figures
+        assert figures.problem is not None
+        assert ".qbm-tier" in figures.problem
+        assert (figures.relocated, figures.failed_groups) == (0, 1)
+        assert (await it.rows()).keys() == {"T0"}
+        marker.with_name("away").rename(marker)
+        # What did not fail is relocated as soon as the disk is back.
+        await condition(lambda: it.state(ids[2]) == ("stalledUP", "hdd"))
 
 
 async def test_what_waits_for_its_deletion_counts_as_free_and_is_not_chosen_again(
