@@ -206,8 +206,8 @@ class Steps:
         Killed before it had saved the move, it comes back on the SSD (seen on 5.1.0).
         """
         await self._grace(row)  # the one after a repair; that before is over
+        await self._settings_kept(row)
         if await self._watch.seeds_at(row, row.to_path) is Event.ADVANCE:
-            await self._settings_kept(row)
             return _ADVANCE
         log.warning("%r: qBittorrent forgot the move; repeating it", row.name)
         return Result(event=Event.SLIPPED)

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -75,11 +75,13 @@ class Ssd:
         self._kept_since, self._kept_bytes = self._used(), kept_bytes
 
     def _used(self) -> int:
-        found = {
-            (status := path.stat()).st_ino: status.st_blocks * 512
-            for path in self._root.rglob("*")
-            if path.is_file() and not path.name.startswith(".qbm-")
-        }
+        found = {}
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                # Files are deleted meanwhile.
+                with suppress(FileNotFoundError):
+                    status = (Path(folder) / name).stat()
+                    found[status.st_ino] = status.st_blocks * 512 * (not name.startswith(".qbm-"))
         return sum(found.values())
 
 
@@ -207,6 +209,20 @@ class Shelf:
                 if not any(row.step in OPEN for row in rows.values()):
                     return rows
                 await trio.sleep(0.005)
+
+    # -- disks
+
+    def unmount(self, tier: str) -> None:
+        """Take a tier's disk away; the empty folder below it shows."""
+        root = self.inside.ssd if tier == "ssd" else self.inside.hdd
+        root.rename(root.with_name(f"{tier} away"))
+        root.mkdir()
+
+    def mount(self, tier: str) -> None:
+        """Have it back, over whatever was put into the folder."""
+        root = self.inside.ssd if tier == "ssd" else self.inside.hdd
+        root.rename(root.with_name(f"{tier} below"))
+        root.with_name(f"{tier} away").rename(root)
 
     # -- what is seen
 
