@@ -22,8 +22,8 @@ from ..adapters.looking import names_are_text
 from ..adapters.ssd_deletion import FileIdentity, JudgedFile, judge_files
 from ..adapters.ssd_files import real_places
 from ..core.client import QbittorrentClient
-from ..core.errors import DiskError, JobError, TorrentUnknown
-from ..core.model import TorrentId
+from ..core.errors import DiskError, JobError, MustWait, TorrentUnknown
+from ..core.model import TorrentId, WaitReason
 from ..core.placement import PlannedFile, plan_files
 from ..core.relocation import Relocation
 from ..core.roots import Roots
@@ -133,6 +133,10 @@ class Proofs:
 
         Its HDD may be unmounted, or mounted elsewhere, when ours is not: in a container of
         its own. It would move the data there. Before 5.0 it cannot be asked.
+
+        Raises:
+            MustWait: it does not, or a tier is not mounted.
+            NotAsPlanned: as `whole_copy`.
         """
         judged = await self.whole_copy(row)
         listed, _ = await self._planned(row)
@@ -149,9 +153,10 @@ class Proofs:
             return
         # Its list ends at a name that is no text (seen on 5.1.0).
         if await names_are_text(ours.parent, limiter=self._tiers.hdd.limiter):
-            raise NotAsPlanned(
+            raise MustWait(
                 f"qBittorrent does not see {path}: mount the HDD for it too, and see that "
-                "PATH_MAPPINGS tells under which path"
+                "PATH_MAPPINGS tells under which path",
+                reason=WaitReason.TIER,
             )
 
     async def _require_nothing_else(self, listed: Listed, judged: Sequence[JudgedFile]) -> None:

@@ -75,6 +75,26 @@ async def test_a_repair_goes_on_when_the_disk_that_was_away_is_back(
         assert it.state(id_) == ("stalledUP", "hdd")
 
 
+async def test_a_repair_waits_until_qbittorrent_sees_the_hdd_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its container was started before the disk was mounted; the SSD's files are gone."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.DELETING, "taken") as hold:
+            it.space.trigger()
+            await hold.wait()
+    it.slip(id_)
+    async with shelf(tmp_path, monkeypatch, fake=it.fake) as it:
+        it.fake.disk = lambda path: Path(path.replace(str(it.inside.hdd), str(tmp_path / "no")))
+        await condition(lambda: "qBittorrent does not see" in (shown(it) or ""))
+        assert it.state(id_)[1] == "ssd"
+        it.fake.disk = Path
+        assert (await it.all_ended())["T0"].step is Step.DONE
+        assert it.state(id_) == ("stalledUP", "hdd")
+
+
 def shown(it: Shelf) -> str | None:
     return next((one.error for one in it.space.overview().relocations), None)
 
