@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from sqlite3 import Connection
 
@@ -20,6 +21,7 @@ from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..adapters.journal_copies import Copy
 from ..adapters.ssd_files import FoundFiles, find_links
+from ..adapters.ssd_symlinks import Symlinks, find_symlinks
 from ..core.errors import TorrentUnknown
 from ..core.lifecycle import ACTIVE
 from ..core.model import JobState, Torrent, TorrentFile, TorrentId
@@ -83,6 +85,7 @@ class Survey:
         self._found: dict[TorrentId, list[SsdFile]] = {}
         self._facts: dict[TorrentId, Facts] = {}
         self._sought: set[tuple[int, int]] = set()  #: inodes whose other names were looked for
+        self._symlinks: Symlinks | None = None  #: on the SSD; looked for when something is chosen
 
     async def plan(self, need: Need) -> SpacePlan:
         """Plan with what qBittorrent and the disk say now.
@@ -217,7 +220,7 @@ class Survey:
             waiting = await self._sharing(found) & self._torrents.keys() - self._looked.keys()
 
     async def _sharing(self, found: FoundFiles) -> set[TorrentId]:
-        """The torrents that may share these files, by path or by a hard link."""
+        """The torrents that may share these files, by path or by a link of either kind."""
         paths = {file.path for file in found.files}
         linked = {file.inode for file in found.files if file.links > 1} - self._sought
         if linked:
@@ -229,9 +232,15 @@ class Survey:
                 limiter=self._limiter,
             )
             paths.update(path for several in others.paths.values() for path in several)
-        return await compute(
-            lambda: set().union(*map(self._regions.owners, paths)), limiter=self._computing
-        )
+        if self._symlinks is None:
+            self._symlinks = await find_symlinks(self._roots.ssd, limiter=self._limiter)
+        symlinks = self._symlinks
+
+        def owners() -> set[TorrentId]:
+            names = chain(paths, chain.from_iterable(map(symlinks.leading_to, paths)))
+            return set().union(*map(self._regions.owners, names))
+
+        return await compute(owners, limiter=self._computing)
 
     async def _judge(self, lists: Sequence[Listed], found: FoundFiles) -> None:
         """Note what the disk and the journal say against relocating these torrents."""

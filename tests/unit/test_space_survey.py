@@ -18,7 +18,7 @@ from qbm_trio.adapters.ssd_files import ListedFile
 from qbm_trio.core.errors import TorrentUnknown
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.regions import Regions
-from qbm_trio.core.space import SpacePlan
+from qbm_trio.core.space import PIN_TAG, SpacePlan
 from qbm_trio.tasks import published, ssd_lists
 from qbm_trio.tasks.space_survey import Survey
 from tests.rig.surveys import BLOCK, Library, library
@@ -204,6 +204,28 @@ async def test_a_folder_that_is_a_symbolic_link_to_another_ones_is_the_same_fold
         plan = await shelf.plan(1)
         assert groups(shelf, plan) == [{"one", "other"}]
         assert plan.planned_bytes == 2 * BLOCK
+
+
+@pytest.mark.parametrize("kind", ["each file is a link", "a folder in it is a link"])
+async def test_a_torrent_whose_files_are_links_to_another_ones_keeps_those_there(
+    tmp_path: Path, kind: str
+) -> None:
+    """So some tools make cross-seeds: they would be left with links to nothing."""
+    async with library(tmp_path) as shelf:
+        one = shelf.add("one", ["Show/sub/a", "Show/sub/b"])
+        await shelf.copied(one, shelf.add("neighbour"))
+        cross = shelf.ssd / "cross/Linked"
+        cross.mkdir(parents=True)
+        if kind == "a folder in it is a link":
+            (cross / "sub").symlink_to(shelf.ssd / "tv/Show/sub")
+        else:
+            (cross / "sub").mkdir()
+            for name in ("a", "b"):
+                (cross / "sub" / name).symlink_to(f"../../../tv/Show/sub/{name}")
+        linked = shelf.add("linked", ["Linked/sub/a", "Linked/sub/b"], save=cross.parent)
+        shelf.fake.change(linked, tags=frozenset({PIN_TAG}))  # or it would be chosen itself
+        verdicts = shelf.verdicts(await shelf.plan(1))
+        assert verdicts == {"one": "shared", "neighbour": "relocate", "linked": "pinned"}
 
 
 async def test_an_ssd_under_the_name_of_a_symbolic_link_is_searched_as_any(
