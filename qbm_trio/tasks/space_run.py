@@ -95,18 +95,23 @@ class Run:
             missing_bytes: to the target, as the SSD is now.
         """
         failures = [*self._failures]
-        expected_bytes = freed_bytes = relocated = 0
+        freed_bytes = relocated = 0
+        expected_bytes = given_bytes = 0  #: of groups that went over whole: by plan, in truth
         for relocate, watch in self._begun:
-            freed_bytes += sum(row.freed_bytes for row in watch.rows)
-            if watch.relocated:
-                relocated += sum(row.step is Step.DONE for row in watch.rows)
-                expected_bytes += relocate.bytes
-            else:
+            freed = sum(row.freed_bytes for row in watch.rows)
+            done = sum(row.step is Step.DONE for row in watch.rows)
+            freed_bytes += freed
+            if not watch.relocated:
                 failures.append(_failed_group(watch))
+                continue
+            relocated += done
+            if done == len(watch.rows):
+                expected_bytes += relocate.bytes
+                given_bytes += freed
         paused = self._paused
-        if freed_bytes * 2 < expected_bytes:
+        if given_bytes * 2 < expected_bytes:
             paused = (
-                f"deleting {expected_bytes} bytes has freed {freed_bytes}: a snapshot keeps "
+                f"deleting {expected_bytes} bytes has freed {given_bytes}: a snapshot keeps "
                 "them, or the file system frees them later; remove the snapshot, then trigger "
                 "a run by hand"
             )

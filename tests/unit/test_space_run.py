@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.core.model import Outcome
 from qbm_trio.core.relocation import Step
 from qbm_trio.core.space import PIN_TAG
 from qbm_trio.core.space_runs import SparedSum
@@ -16,9 +17,11 @@ from tests.rig.shelves import (
     THRESHOLD_BYTES,
     WRITES,
     Watched,
+    held,
     said,
     shelf,
 )
+from tests.rig.torrents import make_torrent, write_files
 
 # -- what a run does ----------------------------------------------------------------
 
@@ -159,6 +162,30 @@ async def test_a_torrent_that_its_user_removes_meanwhile_is_not_counted_and_paus
         assert (figures.relocated, figures.paused) == (0, None)
         assert it.files("T0") == {"a", "b"}, "nothing is deleted for it"
         assert (await it.rows())["T0"].step is Step.GONE
+
+
+async def test_what_a_torrent_that_was_removed_keeps_on_the_ssd_pauses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was relocated together with one that shares a small file with it."""
+    monkeypatch.setattr("qbm_trio.tasks.relocation_watch.GONE_AFTER_S", 0.0)
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.tiered("T")
+        write_files(it.inside.ssd / "tv/T", {"large": 200_000})
+        made = make_torrent(it.inside.ssd / "tv", "T", ["a", "large"])
+        other = it.fake.add(made.data, save_path=str(it.inside.ssd / "tv"), category="tv")
+        it.fake.change(other, name="other", completed_at=9.0)
+        assert (await it.inside.tier(other)).outcome is Outcome.TIERED
+        await it.leave_free(0)
+        with held(monkeypatch, Step.CHECKING, "taken", name="other") as hold:
+            run_id = it.space.trigger().run_id
+            await hold.wait()
+            it.fake.remove(other)
+            hold.go_on.set()
+            figures = (await it.ended(run_id)).figures
+        assert (figures.relocated, figures.freed_bytes) == (1, EACH_BYTES)
+        assert figures.planned_bytes > 4 * EACH_BYTES
+        assert figures.paused is None
 
 
 # -- the pause ----------------------------------------------------------------------
