@@ -295,6 +295,12 @@ class Survey:
                 f"its data is on the SSD, but under another name: {listed.root}; set its location "
                 "to the folder below DOWNLOAD_PATH_SSD, or set PATH_MAPPINGS"
             )
+        if _of_one_file_by_v2(listed):
+            return Spared.UNUSABLE, (
+                "it is a version 2 torrent of a single file: qBittorrent fails to take over the "
+                "copy of one (4.5.2 and 5.1.0 take the file for the folder of its padding); to "
+                "have it moved, delete the copy, then set its location in qBittorrent"
+            )
         if torrent.id in self._known.copies:
             destination = self.destination(torrent.id)
             if self._roots.hdd_folder(destination) is None:
@@ -303,6 +309,15 @@ class Survey:
                     f"{self._roots.hdd / destination}"
                 )
         return None
+
+
+def _of_one_file_by_v2(listed: Listed) -> bool:
+    """Whether the torrent is one that qBittorrent cannot point at a file that is there.
+
+    Where its last piece is full it can; not worth a call to find out.
+    """
+    by_v2 = bool(listed.torrent.infohash_v2) and not listed.torrent.infohash_v1
+    return by_v2 and len(listed.files) == 1 and len(listed.files[0].name.parts) == 1
 
 
 _NEXT = {Spared.TARGET_MET, Spared.NOT_TIERED}

@@ -23,7 +23,7 @@ from tests.contract.relocating import (
     stopped,
     until,
 )
-from tests.contract.subjects import REAL, UNKNOWN, Subject, subject_of
+from tests.contract.subjects import PAD, REAL, UNKNOWN, Subject, subject_of
 
 SIZES = {"dir/a": 300_000, "dir/sub/b": 70_000}
 SIZE = sum(SIZES.values())
@@ -236,6 +236,29 @@ async def test_a_move_that_fails_is_seen_in_the_content_path_only(subject: Subje
     lies = torrent.save_path == str(hdd)
     assert lies is state.startswith("paused")  # here: 4.5
     assert contents(ssd) == before
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["partial last piece", "full last piece"])
+async def test_a_version_2_torrent_of_a_single_file_does_not_take_over_a_copy(
+    subject: Subject, full: bool
+) -> None:
+    """Real ones take the file for the folder of the padding that fills its last piece."""
+    id, ssd, _ = subject.add({"film": 2 * PAD if full else 40_000}, "v2")
+    hdd = ssd.with_name(f"{ssd.name} hdd")
+    hdd.mkdir()
+    os.link(ssd / "film", hdd / "film")  # the one is left when a failed move is undone
+    await stop(subject, id)
+
+    await subject.client.set_location(id, str(hdd))
+
+    state = await stopped(subject, not full)
+    place = str((hdd if full else ssd) / "film")
+    await until(
+        subject, id, lambda torrent: (torrent.state, torrent.content_path) == (state, place)
+    )
+    await always(
+        subject, id, lambda torrent: (torrent.state, torrent.content_path) == (state, place)
+    )
 
 
 async def test_a_running_torrent_goes_on_with_a_corrupt_copy_as_unfinished(

@@ -252,6 +252,8 @@ class FakeQbittorrent:
             self.change(id, save_path=path)
             return
         try:
+            if self._takes_file_for_folder(id, path):
+                raise NotADirectoryError(path)
             kept = self._move(id, path)
         except OSError:  # no error state; only the log would tell
             if self.old:
@@ -351,6 +353,15 @@ class FakeQbittorrent:
         names = [file.name for file in self._files[id]]
         at_home = str(content_path(PurePosixPath(torrent.save_path), names))
         return torrent.save_path if torrent.content_path == at_home else torrent.download_path
+
+    def _takes_file_for_folder(self, id: TorrentId, path: str) -> bool:
+        """Whether it looks for its padding below its only file, which is there."""
+        info = lt.torrent_info(self._metainfo[id])
+        by_v2 = not info.info_hashes().has_v1()
+        partial = self._files[id][0].size_bytes % info.piece_length()
+        names = [file.name for file in self._files[id]]
+        single = len(names) == 1 and len(names[0].parts) == 1
+        return bool(by_v2 and single and partial and (self.disk(path) / names[0]).exists())
 
     def _move(self, id: TorrentId, path: str, *, replace_files: bool = False) -> bool:
         """Move the files, wanted or not; tell whether a recheck is due."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -255,6 +256,27 @@ async def test_a_torrent_is_found_and_led_to_the_hdd_by_the_paths_that_qbittorre
         destination = shelf.survey()
         await destination._begin()
         assert shelf.roots.hdd_folder(destination.destination(id_)) == "/theirs/hdd/tv"
+
+
+async def test_a_version_2_torrent_of_a_single_file_is_unusable(tmp_path: Path) -> None:
+    """See ``test_a_version_2_torrent_of_a_single_file_does_not_take_over_a_copy``."""
+    async with library(tmp_path) as shelf:
+        v2: dict[str, Any] = {"infohash_v1": "", "infohash_v2": "b" * 64}
+        single = shelf.add("single", **v2)
+        others = [
+            shelf.add("in a folder", ["dir/a"], **v2),
+            shelf.add("two", ["a", "b"], **v2),
+            shelf.add("hybrid", infohash_v2="c" * 64),
+        ]
+        await shelf.copied(single, *others)
+        plan = await shelf.plan(10 * BLOCK)
+        assert shelf.verdicts(plan) == {
+            "single": "unusable",
+            "in a folder": "relocate",
+            "two": "relocate",
+            "hybrid": "relocate",
+        }
+        assert "version 2 torrent of a single file" in shelf.sentence(plan, single)
 
 
 async def test_a_torrent_whose_place_on_the_hdd_qbittorrent_cannot_name_is_unusable(
