@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"  # the bench's own
 SET_UP_S = 300  # the bench's own packages, when they are not there yet
-LIMIT_S = 60  # 20 to 30 on an idle machine
+LIMIT_S = 300  # a deadline, no target: 20 to 30 on an idle machine, 90 were seen on a busy one
 RELOCATING = ("until the SSD's file is gone", "not seeding")
 #: Every figure that must be there, by section and name, and the target it must be held against.
 FIGURES = {
