@@ -206,8 +206,11 @@ class Steps:
         Killed before it had saved the move, it comes back on the SSD (seen on 5.1.0).
         """
         await self._grace(row)  # the one after a repair; that before is over
-        await self._settings_kept(row)
-        if await self._watch.seeds_at(row, row.to_path) is Event.ADVANCE:
+        event = await self._watch.seeds_at(row, row.to_path)
+        # Only there: on the SSD what is unfinished would be moved. The last look counts.
+        if event is Event.ADVANCE and await self._settings_kept(row):
+            event = await self._watch.seeds_at(row, row.to_path)
+        if event is Event.ADVANCE:
             return _ADVANCE
         log.warning("%r: qBittorrent forgot the move; repeating it", row.name)
         return Result(event=Event.SLIPPED)
@@ -327,13 +330,16 @@ class Steps:
             "although told otherwise"
         )
 
-    async def _settings_kept(self, row: Relocation) -> None:
+    async def _settings_kept(self, row: Relocation) -> bool:
         """Tell a qBittorrent again what it has forgotten: killed, it comes back as it was.
 
         The tag is saved with the rest, so it tells. Its user may have stopped the torrent.
+        Returns whether that was needed.
         """
-        if RELOCATING_TAG in (await self._watch.torrent(row.torrent_id)).tags:
+        forgotten = RELOCATING_TAG in (await self._watch.torrent(row.torrent_id)).tags
+        if forgotten:
             await self._settings_back(row)
+        return forgotten
 
     async def _settings_back(self, row: Relocation) -> None:
         if row.download_path:
