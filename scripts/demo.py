@@ -1,7 +1,8 @@
 """The main job, for real and to watch: see ``scripts/demo``.
 
 Two qBittorrents on loopback. One seeds files made on the spot; the other downloads
-them to an "SSD" folder and calls examples/qbittorrent-notification.sh when each is
+them to an "SSD", a folder in memory (another file system than the "HDD" folder: within
+one nothing is relocated), and calls examples/qbittorrent-notification.sh when each is
 finished. The service takes it from there. Then that SSD runs short, and the oldest torrent
 leaves it. Exit status 0 only when every byte landed on the "HDD" folder, verified and
 tagged, the right torrent then was relocated, no other ever stopped seeding, and the
@@ -58,6 +59,8 @@ SAMPLES = (
 )
 DOWNLOAD_LIMIT_BYTES_S = 30 * MIB  # slow enough to be seen
 COPY_LIMIT_MB_S = 6
+SSD_PLACE = "QBM_DEMO_SSD"  #: the environment's: a folder on another file system than TMPDIR
+IN_MEMORY = "/dev/shm"
 DEADLINE_S = 100.0  # in 20 s on an idle machine
 
 
@@ -121,16 +124,14 @@ class Watch:
         )
 
 
-def run(folder: Path, console: Console, stack: ExitStack) -> None:
+def run(folder: Path, ssd: Path, console: Console, stack: ExitStack) -> None:
     """The demo itself. What it starts is ended by ``stack``. Raises `DemoFailed`."""
-    ssd, hdd, seeds = (folder / name for name in ("ssd", "hdd", "seeds"))
-    for path in (ssd, hdd, seeds):
+    hdd, seeds = (folder / name for name in ("hdd", "seeds"))
+    for path in (hdd, seeds):
         path.mkdir()
     headline(console, "1. Two qBittorrents and the service")
-    need = 5 * sum(sample.total_bytes for sample in SAMPLES)
-    if shutil.disk_usage(folder).free < need:
-        raise DemoFailed(f"{folder} needs {need // MIB} MiB free; set TMPDIR to another place")
-    console.print(f"Making {len(SAMPLES)} torrents of random bytes in {folder}")
+    require_two_disks(folder, ssd)
+    console.print(f"Making {len(SAMPLES)} torrents of random bytes in {folder}; the SSD is {ssd}")
     made = [(sample, *make(sample, seeds)) for sample in SAMPLES]
 
     port = free_port()
@@ -217,6 +218,21 @@ def run(folder: Path, console: Console, stack: ExitStack) -> None:
     headline(console, "6. Both tiers")
     show_tiers(stage)
     end(stage)
+
+
+def require_two_disks(folder: Path, ssd: Path) -> None:
+    """See that both have room and are two file systems. Raises `DemoFailed`."""
+    need = 3 * sum(sample.total_bytes for sample in SAMPLES)
+    for path, variable in ((folder, "TMPDIR"), (ssd, SSD_PLACE)):
+        if shutil.disk_usage(path).free < need:
+            raise DemoFailed(
+                f"{path} needs {need // MIB} MiB free; set {variable} to another place"
+            )
+    if folder.stat().st_dev == ssd.stat().st_dev:
+        raise DemoFailed(
+            f"{folder} and {ssd} are on one file system, where relocating frees nothing; set "
+            f"{SSD_PLACE} to a folder on another one"
+        )
 
 
 def check(stage: Stage) -> None:
@@ -316,11 +332,13 @@ def main(arguments: list[str]) -> int:
     leave_on_signals()
 
     began = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="qbm-demo-"))
+    folders = [Path(tempfile.mkdtemp(prefix="qbm-demo-"))]
+    folder = folders[0]
     try:
+        folders.append(ssd := in_memory())
         with ExitStack() as stack:
             try:
-                run(folder, console, stack)
+                run(folder, ssd, console, stack)
             finally:
                 ignore_signals()
     except KeyboardInterrupt:
@@ -337,15 +355,30 @@ def main(arguments: list[str]) -> int:
         console.print(f"\nDone in {time.monotonic() - began:.0f} s.")
         return 0
     finally:
-        clean_up(folder, console, keep="--keep" in arguments)
+        clean_up(folders, console, keep="--keep" in arguments)
 
 
-def clean_up(folder: Path, console: Console, *, keep: bool) -> None:
+def in_memory() -> Path:
+    """Make the folder that is the SSD. Raises `DemoFailed`."""
+    place = os.environ.get(SSD_PLACE, IN_MEMORY)
+    try:
+        return Path(tempfile.mkdtemp(prefix="qbm-demo-ssd-", dir=place))
+    except OSError as error:
+        raise DemoFailed(
+            f"no folder for the SSD can be made in {place}: {error.strerror}; set {SSD_PLACE} to "
+            "a folder on another file system than that of temporary files"
+        ) from error
+
+
+def clean_up(folders: Iterable[Path], console: Console, *, keep: bool) -> None:
     """Remove what was made, and say so only if it is gone."""
     if not keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        console.print(Text(f"{'Kept' if keep else 'Could not be removed'}: {folder}"))
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    left = [str(folder) for folder in folders if folder.exists()]
+    if left:
+        said = "Kept" if keep else "Could not be removed"
+        console.print(Text(f"{said}: {', '.join(left)}"))
     else:
         console.print("Everything is cleaned up.")
 

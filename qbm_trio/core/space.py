@@ -41,7 +41,7 @@ class Spared(StrEnum):
     UNWANTED_FILE = "unwanted_file"  #: one is on the SSD without a copy: it would be moved along
     RELOCATION_FAILED = "relocation_failed"  #: not long ago, and its copy was not made anew since
     LAST_JOB_ENDED_BADLY = "last_job_ended_badly"  #: failed, cancelled or cleared
-    FREES_NOTHING = "frees_nothing"  #: all its data is hardlinked from outside its group
+    FREES_NOTHING = "frees_nothing"  #: all its data has other links, or its copy the same disk
     TIERING = "tiering"  #: a job of it is queued, waiting or running
     HALF_OF_QUEUE = "half_of_queue"  #: needed, but tiering more now would crowd the queue
     NOT_TIERED = "not_tiered"  #: no verified copy on the HDD

@@ -181,10 +181,15 @@ class Proofs:
                 )
 
     async def two_places(self, judged: Sequence[JudgedFile]) -> None:
-        """Prove that no folder of the HDD is one of the SSD's under another name.
+        """Prove that each copy is on another file system than its file on the SSD.
+
+        Within one nothing would be freed, and a move that fails there costs the copy: what
+        qBittorrent found at the destination it "moves back", over the file on the SSD (seen
+        on 4.5.2 and 5.1.0).
 
         Raises:
-            SameStorage: one is.
+            SameStorage: a folder of the HDD is one of the SSD's under another name.
+            NotAsPlanned: both are on one file system.
         """
         folders = {
             (both.path.parent, both.copy_path.parent)
@@ -193,6 +198,11 @@ class Proofs:
         }
         for on_ssd, on_hdd in sorted(folders):
             await self._tiers.check_not_aliased(on_ssd, on_hdd)
+            if await self._tiers.on_one_file_system(on_ssd, on_hdd):
+                raise NotAsPlanned(
+                    f"{on_ssd} and {on_hdd} are on one file system, so that relocating frees "
+                    "nothing; mount the HDD there"
+                )
 
     # -- other torrents
 

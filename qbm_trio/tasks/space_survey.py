@@ -74,6 +74,7 @@ class Survey:
         self._roots = roots
         self._lists = lists
         self._journal = journal
+        self._tiers = tiers
         self._limiter = tiers.ssd.limiter
         self._computing = trio.CapacityLimiter(1)
         self._now = now
@@ -81,6 +82,7 @@ class Survey:
         self._torrents: dict[TorrentId, Torrent] = {}
         self._known: _Journal
         self._regions: Regions
+        self._one_file_system: bool
         self._looked: dict[TorrentId, Listed] = {}
         self._found: dict[TorrentId, list[SsdFile]] = {}
         self._facts: dict[TorrentId, Facts] = {}
@@ -92,7 +94,7 @@ class Survey:
 
         Raises:
             QbittorrentError: it gives no list.
-            MustWait, DiskError: the SSD cannot be read.
+            MustWait, DiskError: a tier cannot be read.
             JournalUnwritable: the journal cannot be asked.
         """
         await self._begin()
@@ -130,6 +132,9 @@ class Survey:
         self._torrents = await compute(
             partial(self._on_ssd, torrents, places), limiter=self._computing
         )
+        self._one_file_system = await self._tiers.on_one_file_system(
+            self._roots.ssd, self._roots.hdd
+        )
         self._regions = await self._lists.regions(self._torrents.values(), limiter=self._limiter)
         self._facts = await compute(self._all_facts, limiter=self._computing)
 
@@ -158,12 +163,21 @@ class Survey:
             last_job=max(jobs)[1] if jobs else None,
             alive_job=any(state in ACTIVE for _, state in jobs),
             relocating=relocation is not None and relocation.step not in ENDS,
-            obstacle=None if relocation is None else self._failed(relocation, copy),
+            obstacle=self._in_vain() or self._failed(relocation, copy),
         )
 
-    def _failed(self, last: Relocation, copy: Copy | None) -> tuple[Spared, str] | None:
+    def _in_vain(self) -> tuple[Spared, str] | None:
+        """Whether relocating can free anything at all."""
+        if not self._one_file_system:
+            return None
+        return Spared.FREES_NOTHING, (
+            "both tiers are on one file system, so relocating it would free nothing; mount the "
+            f"HDD at {self._roots.hdd}"
+        )
+
+    def _failed(self, last: Relocation | None, copy: Copy | None) -> tuple[Spared, str] | None:
         """Why its last relocation speaks against another one now."""
-        if self._forgive or not last.failed or last.step not in ENDS:
+        if last is None or self._forgive or not last.failed or last.step not in ENDS:
             return None
         made_anew = copy is not None and (copy.published_at or 0.0) > last.updated_at
         # A wall clock that was set back must not spare it for ever.

@@ -196,10 +196,10 @@ class Tiers:
             if self.ssd.marker == self.hdd.marker:
                 raise self._same_marker()
             await self.check_not_aliased(self.ssd.root, self.hdd.root)
-            if await disk.same_file_system(self.ssd.root, self.hdd.root, limiter=self.hdd.limiter):
+            if await self.on_one_file_system(self.ssd.root, self.hdd.root):
                 log.warning(
-                    "both tiers are on one file system: copies free no space on the SSD; "
-                    "check that the HDD is mounted at %s",
+                    "both tiers are on one file system: torrents are copied, but nothing is "
+                    "relocated, for it would free nothing; check that the HDD is mounted at %s",
                     self.hdd.root,
                 )
         except JobError as error:
@@ -227,6 +227,14 @@ class Tiers:
         await disk.check_not_aliased(
             on_ssd, on_hdd, instance_id=self.instance_id, limiter=self.hdd.limiter
         )
+
+    async def on_one_file_system(self, on_ssd: Path, on_hdd: Path) -> bool:
+        """Whether two folders, one on each tier, are on one file system.
+
+        Raises:
+            MustWait: one is not there.
+        """
+        return await disk.same_file_system(on_ssd, on_hdd, limiter=self.hdd.limiter)
 
     async def require(self) -> None:
         """Prove that both tiers are mounted, right now.

@@ -48,9 +48,9 @@ async def stop(subject: Subject, id: TorrentId) -> None:
     await until(subject, id, lambda torrent: torrent.state == state)
 
 
-def copied(ssd: Path, *, corrupt: bool = False) -> Path:
-    """Make a copy of the torrent's files on another disk, maybe with one byte wrong."""
-    hdd = ssd.with_name(f"{ssd.name} hdd")
+def copied(ssd: Path, *, to: Path | None = None, corrupt: bool = False) -> Path:
+    """Make a copy of the torrent's files, beside them or elsewhere, maybe with one byte wrong."""
+    hdd = to or ssd.with_name(f"{ssd.name} hdd")
     shutil.copytree(ssd, hdd)
     if corrupt:
         with (hdd / "dir/a").open("r+b") as file:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from itertools import pairwise
@@ -33,7 +33,7 @@ from scripts.rig.screen import (
 )
 from scripts.rig.space_run import MB, MOST_BYTES, Ballast
 from scripts.rig.witness import judge
-from tests.rig.mounts import mounted
+from tests.rig.mounts import in_memory, mounted
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ("awaits hook", "done: tiered", "publishing")
@@ -45,13 +45,18 @@ pytestmark = [pytest.mark.qbittorrent, pytest.mark.slow]
 
 
 @contextmanager
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the demo without a terminal, 80 columns wide, in a temporary folder of ours."""
+def demo(tmp_path: Path, ssd: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the demo without a terminal, 80 columns wide, in temporary folders of ours."""
     (tmp_path / "a place").mkdir(exist_ok=True)
     process = subprocess.Popen(
         [ROOT / "scripts" / "demo"],
         cwd=tmp_path,
-        env=os.environ | {"TMPDIR": str(tmp_path / "a place"), "COLUMNS": "80"},
+        env=os.environ
+        | {
+            "TMPDIR": str(tmp_path / "a place"),
+            "QBM_DEMO_SSD": str(ssd),
+            "COLUMNS": "80",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -98,15 +103,15 @@ def read_until(stream: IO[str] | None, text: str) -> str:
 
 
 @pytest.fixture
-def own_disk(tmp_path: Path) -> Iterator[None]:
-    """As root, the demo's place is a disk that nobody else writes to: its figures are exact."""
-    with mounted(tmp_path / "a place", size="600m") if os.geteuid() == 0 else nullcontext():
-        yield
+def ssd(tmp_path: Path) -> Iterator[Path]:
+    """As root, a disk that nobody else writes to: the demo's figures are exact."""
+    with mounted(tmp_path / "ssd", size="600m") if os.geteuid() == 0 else in_memory() as folder:
+        yield folder
 
 
-def leaves_nothing(tmp_path: Path) -> None:
+def leaves_nothing(tmp_path: Path, ssd: Path) -> None:
     place = tmp_path / "a place"
-    assert list(place.iterdir()) == []
+    assert [*place.iterdir(), *ssd.iterdir()] == []
     # A script that was sending may try on for a few seconds.
     until(lambda: not processes_below(place), 30)
 
@@ -121,10 +126,9 @@ def in_order(found: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-@pytest.mark.usefixtures("own_disk")
-def test_every_byte_lands_and_the_oldest_torrent_leaves_the_ssd(tmp_path: Path) -> None:
+def test_every_byte_lands_and_the_oldest_torrent_leaves_the_ssd(tmp_path: Path, ssd: Path) -> None:
     began = time.monotonic()
-    with demo(tmp_path) as process:
+    with demo(tmp_path, ssd) as process:
         out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, f"{out}\n{err}"
     assert time.monotonic() - began < DEADLINE_S
@@ -151,7 +155,7 @@ def test_every_byte_lands_and_the_oldest_torrent_leaves_the_ssd(tmp_path: Path) 
     assert yes_lines(part(out, 3)) == ALL_FILES
     it_was_the_oldest(part(out, 5))
     seeds_from_both_tiers(before=part(out, 3), after=part(out, 6))
-    leaves_nothing(tmp_path)
+    leaves_nothing(tmp_path, ssd)
 
 
 def yes_lines(lines: Sequence[str]) -> list[str]:
@@ -372,7 +376,26 @@ def shows(lines: Sequence[str], whole: Sequence[str]) -> None:
     assert [text for text in whole if not any(text in line for line in lines)] == []
 
 
-@pytest.mark.usefixtures("own_disk")
+def test_a_demo_with_both_tiers_on_one_disk_says_what_to_set(tmp_path: Path) -> None:
+    ssd = tmp_path / "ssd"
+    ssd.mkdir()
+    with demo(tmp_path, ssd) as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "are on one file system, where relocating frees nothing; set QBM_DEMO_SSD" in err
+    assert out.endswith("Everything is cleaned up.\n")
+    leaves_nothing(tmp_path, ssd)
+
+
+def test_a_demo_without_a_place_for_the_ssd_says_what_to_set(tmp_path: Path) -> None:
+    with demo(tmp_path, tmp_path / "absent") as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "absent: No such file or directory; set QBM_DEMO_SSD" in err
+    assert out.endswith("Everything is cleaned up.\n")
+    assert [*(tmp_path / "a place").iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("signum", "status", "moment"),
     [
@@ -383,20 +406,20 @@ def shows(lines: Sequence[str], whole: Sequence[str]) -> None:
     ],
 )
 def test_an_interrupted_demo_cleans_up(
-    tmp_path: Path, signum: signal.Signals, status: int, moment: str
+    tmp_path: Path, ssd: Path, signum: signal.Signals, status: int, moment: str
 ) -> None:
-    with demo(tmp_path) as process:
+    with demo(tmp_path, ssd) as process:
         read_until(process.stdout, moment)
         process.send_signal(signum)
         out, err = process.communicate(timeout=30)
     assert process.returncode == status
     assert out.endswith("Everything is cleaned up.\n")
     assert "Traceback" not in err
-    leaves_nothing(tmp_path)
+    leaves_nothing(tmp_path, ssd)
 
 
-def test_a_demo_whose_service_dies_fails_and_cleans_up(tmp_path: Path) -> None:
-    with demo(tmp_path) as process:
+def test_a_demo_whose_service_dies_fails_and_cleans_up(tmp_path: Path, ssd: Path) -> None:
+    with demo(tmp_path, ssd) as process:
         read_until(process.stdout, ": copying")
         (service,) = (
             pid for pid, command in processes_below(tmp_path).items() if "-m qbm_trio" in command
@@ -405,12 +428,11 @@ def test_a_demo_whose_service_dies_fails_and_cleans_up(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "FAILED" in err
-    leaves_nothing(tmp_path)
+    leaves_nothing(tmp_path, ssd)
 
 
-@pytest.mark.usefixtures("own_disk")
-def test_a_demo_in_which_another_torrent_stops_seeding_fails(tmp_path: Path) -> None:
-    with demo(tmp_path) as process:
+def test_a_demo_in_which_another_torrent_stops_seeding_fails(tmp_path: Path, ssd: Path) -> None:
+    with demo(tmp_path, ssd) as process:
         said = read_until(process.stdout, ", downloading: http")
         client = qbittorrentapi.Client(host=said.split()[-1])
         read_until(process.stdout, f"{FILM}: stopping")
@@ -419,4 +441,4 @@ def test_a_demo_in_which_another_torrent_stops_seeding_fails(tmp_path: Path) -> 
         out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1, out
     assert re.search(f"FAILED: '{SERIES}' should seed, but: (paused|stopped)UP, on the SSD", err)
-    leaves_nothing(tmp_path)
+    leaves_nothing(tmp_path, ssd)

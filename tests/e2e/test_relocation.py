@@ -18,6 +18,7 @@ from qbm_trio.core.relocation import Relocation, RunId, Step
 from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.tasks.relocation import GroupWatch
 from tests.rig.inside import Inside, give, inside, put, tags
+from tests.rig.mounts import in_memory
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
 from tests.rig.torrents import make_torrent
 
@@ -43,11 +44,14 @@ async def tiered(
     tmp_path: Path, qbt: Qbt, name: str, **options: Any
 ) -> AsyncIterator[tuple[Inside, TorrentId, dict[Path, bytes]]]:
     """A torrent with a verified copy; what its files on the SSD hold."""
-    async with inside(tmp_path, qbt.url, DELETE_GRACE_S="0") as service:
-        torrent = put(qbt, service.ssd / "tv", name, FILES, category="tv", **options)
-        assert (await service.tier(torrent.id)).outcome is Outcome.TIERED
-        content = {p: p.read_bytes() for p in (service.ssd / "tv" / name).rglob("*") if p.is_file()}
-        yield service, TorrentId(torrent.id), content
+    with in_memory() as ssd:
+        async with inside(
+            tmp_path, qbt.url, DOWNLOAD_PATH_SSD=str(ssd), DELETE_GRACE_S="0"
+        ) as service:
+            torrent = put(qbt, service.ssd / "tv", name, FILES, category="tv", **options)
+            assert (await service.tier(torrent.id)).outcome is Outcome.TIERED
+            files = (path for path in (service.ssd / "tv" / name).rglob("*") if path.is_file())
+            yield service, TorrentId(torrent.id), {path: path.read_bytes() for path in files}
 
 
 async def relocate(service: Inside, *ids: TorrentId) -> list[Relocation]:

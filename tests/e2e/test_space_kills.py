@@ -22,6 +22,7 @@ from qbm_trio.core.relocation import Step
 from qbm_trio.core.space import RELOCATING_TAG
 from tests.rig.inside import put
 from tests.rig.library import sha256
+from tests.rig.mounts import in_memory
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
 from tests.rig.service import Service
 
@@ -97,12 +98,14 @@ def test_a_kill_at_any_step_leaves_the_torrent_as_it_ran_and_whole(
 
 def survives(root: Path, qbt: Qbt, case: Case) -> None:
     """Relocate, be killed, start again; all must be well then."""
-    service = Service(root, qbt.url, {"DELETE_GRACE_S": "0", "DISK_SPACE_THRESHOLD_GB": "0.0001"})
-    try:
-        _survives(service, qbt, case)
-    finally:
-        service.kill()
-        service.http.close()
+    env = {"DELETE_GRACE_S": "0", "DISK_SPACE_THRESHOLD_GB": "0.0001"}
+    with in_memory() as ssd:
+        service = Service(root, qbt.url, env, ssd=ssd)
+        try:
+            _survives(service, qbt, case)
+        finally:
+            service.kill()
+            service.http.close()
 
 
 def _survives(service: Service, qbt: Qbt, case: Case) -> None:

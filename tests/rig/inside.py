@@ -112,6 +112,7 @@ async def inside(
     takes the place of the adapter to qBittorrent.
     """
     ssd, hdd, state = (root / name for name in ("ssd", "hdd", "state"))
+    ssd = Path(env.get("DOWNLOAD_PATH_SSD", ssd))
     for folder in (ssd, hdd, state):
         folder.mkdir(parents=True, exist_ok=True)
     settings, _ = load(

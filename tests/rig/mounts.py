@@ -1,13 +1,21 @@
-"""Small file systems and second names of folders. All of it needs root, as CI has it."""
+"""Other file systems, and second names of folders. Mounts need root, as CI has it."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder on another file system than temporary files usually are. Needs no root."""
+    with tempfile.TemporaryDirectory(prefix="qbm-test-", dir="/dev/shm") as name:
+        yield Path(name)
 
 
 @contextmanager

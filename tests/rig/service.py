@@ -36,10 +36,12 @@ class Service:
     env: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
+    ssd: Path = Path()  #: below ``root`` unless told otherwise
     module: str = "qbm_trio"  #: what is run; one of the tests' own may spoil the service
 
     def __post_init__(self) -> None:
-        self.ssd = self.root / "ssd"
+        if self.ssd == Path():
+            self.ssd = self.root / "ssd"
         self.hdd = self.root / "hdd"
         self.state = self.root / "state"
         for folder in (self.ssd, self.hdd, self.state):

@@ -24,6 +24,7 @@ from qbm_trio.core.space_runs import SpaceRun
 from qbm_trio.tasks import relocation, relocation_deletion, relocation_steps, relocation_watch
 from qbm_trio.tasks.shutdown import Shutdown
 from qbm_trio.tasks.space import SpaceManagement
+from qbm_trio.tasks.tiers import Tiers
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, condition, inside, make
 from tests.rig.torrents import make_torrent
@@ -275,6 +276,7 @@ async def shelf(
         "DELETE_GRACE_S": "0",
         **env,
     }
+    two_disks_said(monkeypatch)
     (root / "ssd").mkdir(parents=True, exist_ok=True)
     with monkeypatch.context() as patch:
         ssd = Ssd(root / "ssd", patch)
@@ -363,6 +365,15 @@ def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relocation_deletion, "FREED_WITHIN_S", 0.1)
     monkeypatch.setattr(relocation_deletion, "FREED_LOOK_S", 0.005)
     monkeypatch.setattr(relocation, "RETRY_S", 0.05)
+
+
+def two_disks_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the tiers on two file systems, as far as the service is told."""
+
+    async def asked(self: Tiers, on_ssd: Path, on_hdd: Path) -> bool:
+        return False
+
+    monkeypatch.setattr(Tiers, "on_one_file_system", asked)
 
 
 def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:

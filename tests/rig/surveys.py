@@ -67,7 +67,7 @@ class Library:
     roots: Roots
     fake: FakeQbittorrent
     journal: Journal
-    tiers: Tiers
+    tiers: _ToldTiers
     lists: SsdLists
     names: dict[TorrentId, str] = field(default_factory=dict)
     _number: count[int] = field(default_factory=lambda: count(1))
@@ -228,6 +228,15 @@ class Library:
         return found
 
 
+class _ToldTiers(Tiers):
+    """On one file system or on two, as the test says."""
+
+    one_file_system = False
+
+    async def on_one_file_system(self, on_ssd: Path, on_hdd: Path) -> bool:
+        return self.one_file_system
+
+
 @asynccontextmanager
 async def library(
     root: Path,
@@ -248,7 +257,7 @@ async def library(
     )
     fake = FakeQbittorrent()
     async with running(root / "state") as journal:
-        tiers = Tiers(
+        tiers = _ToldTiers(
             ssd=roots.ssd,
             hdd=roots.hdd,
             journal=journal,

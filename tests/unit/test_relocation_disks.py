@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from qbm_trio.core.relocation import Step
+from qbm_trio.tasks.tiers import Tiers
 from tests.rig.inside import condition
-from tests.rig.shelves import Shelf, corrupt_copy, held, shelf
+from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
 
 
 async def blink(it: Shelf, tier: str, *, back: bool = True) -> None:
@@ -120,3 +121,23 @@ async def test_a_torrent_that_goes_back_is_checked_again_when_its_disk_was_away(
         assert row.step is Step.UNDONE
         assert "recheck on the SSD" not in (row.error or "")
         assert it.state(id_) == ("stalledUP", "ssd")
+
+
+async def test_nothing_is_stopped_where_a_folder_of_the_hdd_is_on_the_disk_of_the_ssd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiers themselves are on two."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+
+        async def asked(self: Tiers, on_ssd: Path, on_hdd: Path) -> bool:
+            return (on_ssd, on_hdd) == (it.inside.ssd / "tv/T0", it.inside.hdd / "tv/T0")
+
+        monkeypatch.setattr(Tiers, "on_one_file_system", asked)
+        it.calls()
+        row = (await run(it))["T0"]
+        assert row.step is Step.UNDONE
+        assert "are on one file system" in (row.error or "")
+        assert it.state(id_) == ("stalledUP", "ssd")
+        assert not it.calls().keys() & {"stop", "set_location", "recheck"}
+        assert it.files("T0") == {"a", "b"}

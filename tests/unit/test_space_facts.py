@@ -14,6 +14,7 @@ from qbm_trio.adapters import journal_jobs, journal_relocations
 from qbm_trio.core.lifecycle import Event as JobEvent
 from qbm_trio.core.model import JobState, TorrentId
 from qbm_trio.core.relocation import Event, Relocation, RunId, Step
+from qbm_trio.core.space import Spared
 from tests.rig.surveys import BLOCK, Library, library
 
 HOUR_S = 3600.0
@@ -290,3 +291,18 @@ async def test_a_torrent_whose_place_on_the_hdd_qbittorrent_cannot_name_is_unusa
         plan = await shelf.plan(1)
         assert shelf.verdicts(plan) == {"t": "unusable"}
         assert "PATH_MAPPINGS does not tell" in shelf.sentence(plan, id_)
+
+
+async def test_within_one_file_system_nothing_is_relocated_nor_copied_for_it(
+    tmp_path: Path,
+) -> None:
+    async with library(tmp_path) as shelf:
+        await shelf.copied(shelf.add("copied"))
+        shelf.add("not copied")
+        shelf.tiers.one_file_system = True
+        plan = await shelf.plan(10 * BLOCK)
+        assert (plan.relocate, plan.tier_first) == ((), ())
+        assert {one.reason for one in plan.spared} == {Spared.FREES_NOTHING}
+        assert "one file system" in plan.spared[0].sentence
+        assert plan.shortfall_bytes == plan.missing_bytes > 0
+        assert "files" not in shelf.calls(), "no list can change that"
