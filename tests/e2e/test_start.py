@@ -189,7 +189,8 @@ def test_qbittorrent_may_start_later(tmp_path: Path) -> None:
 def test_a_qbittorrent_that_dies_in_mid_copy_and_comes_back_costs_no_job(tmp_path: Path) -> None:
     env = {"COPY_RATE_LIMIT_MB_S": "4", "MAX_CONCURRENT_PROCESSES": "2"}
     with stage(tmp_path, **env) as (service, library):
-        for n in range(5):
+        library.make("Film 0.mkv", 12_000_000)  # at the rate for two: long enough to be seen
+        for n in range(1, 5):
             library.make(f"Film {n}.mkv", 1_500_000)
         library.add()
         # It forgets, at a kill, what it added just now.
