@@ -73,6 +73,18 @@ async def test_with_room_enough_runs_by_themselves_do_not_ask_qbittorrent(
         assert it.last is None
 
 
+async def test_a_threshold_that_the_whole_ssd_falls_short_of_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with shelf(
+        tmp_path, monkeypatch, DISK_SPACE_THRESHOLD_GB="1e6", DISK_SPACE_TARGET_GB="2e6"
+    ) as it:
+        await it.run_now()
+        await it.run_now()
+    said = [record for record in caplog.records if "more than the whole SSD" in record.message]
+    assert [record.levelname for record in said] == ["WARNING"]
+
+
 async def test_a_run_begins_by_itself_after_a_job_and_at_the_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
