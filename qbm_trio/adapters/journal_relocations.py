@@ -222,6 +222,16 @@ def newest(connection: sqlite3.Connection) -> dict[TorrentId, Relocation]:
     return {row.torrent_id: row for row in rows}
 
 
+def failures(connection: sqlite3.Connection, *, since: float) -> dict[TorrentId, int]:
+    """How many relocations of each torrent have failed since then, if any."""
+    rows = connection.execute(
+        "SELECT torrent_id, count(*) FROM relocations WHERE failed AND updated_at > ?"
+        " GROUP BY torrent_id",
+        (since,),
+    )
+    return {TorrentId(id_): number for id_, number in rows}
+
+
 # -- runs
 
 

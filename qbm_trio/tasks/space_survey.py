@@ -55,6 +55,7 @@ class _Journal:
     copies: Mapping[TorrentId, Copy]  #: published ones
     jobs: Mapping[str, tuple[int, JobState]]  #: see `journal_jobs.newest_states`
     relocations: Mapping[TorrentId, Relocation]  #: the newest of each, open or ended
+    failures: Mapping[TorrentId, int]  #: relocations that failed within `FAILED_FOR_S`
 
 
 class Survey:
@@ -127,7 +128,7 @@ class Survey:
     async def _begin(self) -> None:
         torrents = await self._lists.torrents()
         # After the list, which takes seconds on 4.5: what was published meanwhile counts.
-        self._known = await self._journal.do(_read)
+        self._known = await self._journal.do(partial(_read, failed_since=self._now - FAILED_FOR_S))
         places = await self._lists.on_ssd({torrent.save_path for torrent in torrents})
         self._torrents = await compute(
             partial(self._on_ssd, torrents, places), limiter=self._computing
@@ -179,9 +180,18 @@ class Survey:
         """Why its last relocation speaks against another one now."""
         if last is None or self._forgive or not last.failed or last.step not in ENDS:
             return None
-        made_anew = copy is not None and (copy.published_at or 0.0) > last.updated_at
         # A wall clock that was set back must not spare it for ever.
-        if made_anew or not 0 <= self._now - last.updated_at < FAILED_FOR_S:
+        if not 0 <= self._now - last.updated_at < FAILED_FOR_S:
+            return None
+        if self._known.failures.get(last.torrent_id, 0) > 1:
+            # A copy made anew each time would be no end: the disk may spoil each one, or
+            # qBittorrent look at another.
+            return Spared.RELOCATION_FAILED, (
+                f"its relocation has failed again and again ({last.error}); see that the HDD is "
+                "sound, that qBittorrent may read it, and that PATH_MAPPINGS leads to the same "
+                "folder; it is tried again an hour after that, or in a run triggered by hand"
+            )
+        if copy is not None and (copy.published_at or 0.0) > last.updated_at:
             return None
         return Spared.RELOCATION_FAILED, (
             f"its relocation failed not long ago ({last.error}); it is tried again an hour after "
@@ -354,9 +364,10 @@ def _unwanted(missing_names: list[str], files: list[SsdFile]) -> tuple[Spared, s
     return None
 
 
-def _read(connection: Connection) -> _Journal:
+def _read(connection: Connection, failed_since: float) -> _Journal:
     return _Journal(
         copies={copy.torrent_id: copy for copy in journal_copies.all_published(connection)},
         jobs=journal_jobs.newest_states(connection),
         relocations=journal_relocations.newest(connection),
+        failures=journal_relocations.failures(connection, since=failed_since),
     )

@@ -146,6 +146,26 @@ async def test_a_copy_that_was_made_anew_since_is_tried_at_once(tmp_path: Path) 
         assert await verdict(shelf, id_, now=1001.0) == "relocate"
 
 
+async def test_a_copy_that_was_made_anew_in_vain_is_left_alone_for_an_hour(
+    tmp_path: Path,
+) -> None:
+    """Where each copy is spoilt, or qBittorrent looks at another, that would have no end."""
+    async with library(tmp_path) as shelf:
+        id_ = shelf.add("t")
+        for at in (1000.0, 1010.0):
+            await shelf.copied(id_, at=at - 1)
+            await relocated_in_vain(shelf, id_, at=at)
+        await shelf.copied(id_, at=1011.0)
+        spared = partial(verdict, shelf, id_)
+        assert await spared(now=1012.0) == "relocation_failed"
+        assert "PATH_MAPPINGS" in shelf.sentence(await shelf.plan(1, now=1012.0), id_)
+        assert await spared(now=1012.0, forgive=True) == "relocate", "by hand"
+        assert await spared(now=1010.0 + HOUR_S) == "relocate"
+        await relocated_in_vain(shelf, id_, at=1010.0 + HOUR_S)
+        await shelf.copied(id_, at=1011.0 + HOUR_S)
+        assert await spared(now=1012.0 + HOUR_S) == "relocate", "once an hour"
+
+
 async def test_a_relocation_that_the_services_stop_turned_back_is_no_failure(
     tmp_path: Path,
 ) -> None:
