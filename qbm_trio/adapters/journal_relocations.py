@@ -236,16 +236,21 @@ def failures(connection: sqlite3.Connection, *, since: float) -> dict[TorrentId,
 
 
 def add_run(connection: sqlite3.Connection, run: SpaceRun) -> None:
-    """Record a run that has ended, and count it; a dry run is none."""
+    """Record a run that has ended, as the last one, and count it; a dry run is none."""
     connection.execute(
         "INSERT INTO space_runs (id, by_hand, begun_at, ended_at, figures) VALUES (?, ?, ?, ?, ?)",
         (run.id, run.by_hand, run.begun_at, run.ended_at, json.dumps(asdict(run.figures))),
     )
+    count_run(connection)
+
+
+def count_run(connection: sqlite3.Connection) -> None:
+    """Count a run that has ended."""
     count(connection, "space_management_runs")
 
 
 def last_run(connection: sqlite3.Connection) -> SpaceRun | None:
-    """The newest run; one in which the service was killed has left no trace."""
+    """The newest that was recorded; one in which the service was killed has left no trace."""
     row = connection.execute(
         "SELECT id, by_hand, begun_at, ended_at, figures FROM space_runs ORDER BY seq DESC LIMIT 1"
     ).fetchone()

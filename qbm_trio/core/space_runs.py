@@ -51,6 +51,13 @@ class RunFigures:
     problem: str | None = None  #: why the run could not be made, or ended early
     paused: str | None = None  #: why no run begins by itself until one is triggered by hand
 
+    @property
+    def did_nothing(self) -> bool:
+        """Whether there is nothing to tell of it but how the SSD is."""
+        return not (
+            self.relocated or self.tiered_first or self.failed_groups or self.problem or self.paused
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceRun:
@@ -104,6 +111,24 @@ class SpaceOverview:
     current_run: RunId | None = None
     paused: str | None = None  #: a sentence: why automatic runs pause, and what to do
     relocations: tuple[OpenRelocation, ...] = ()
+
+
+def to_be_shown(run: SpaceRun, *, after: SpaceRun | None, interval_s: float) -> bool:
+    """Whether a run that has ended takes the place of the one that ended before it.
+
+    Who triggers a run and then looks must see what came of it, and not that of the next,
+    which often begins by itself in the same moment, and finds nothing left to do.
+
+    Args:
+        run: the newest.
+        after: the one that is shown.
+        interval_s: so long a run by hand stays, unless there is something to tell.
+    """
+    if after is None or not after.by_hand or run.by_hand:
+        return True
+    if not run.figures.did_nothing or run.figures.target_met != after.figures.target_met:
+        return True
+    return not 0 <= run.ended_at - after.ended_at < interval_s  # the clock may be set back
 
 
 def spared_sums(plan: SpacePlan) -> dict[str, SparedSum]:

@@ -33,7 +33,7 @@ from ..core.space import RELOCATING_TAG
 from .relocation_deletion import Deletion
 from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
-from .relocation_watch import TorrentWatch
+from .relocation_watch import TorrentGone, TorrentWatch
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
@@ -107,14 +107,16 @@ class Steps:
         """Do what the row's step is for; what came of it.
 
         Raises:
-            TorrentUnknown: its user removed the torrent.
+            TorrentGone: its user removed the torrent.
             JobError, QbittorrentError: it could not be done now.
         """
         while True:
             try:
                 return await self._actions[row.step](row)
-            except TorrentUnknown:
-                await self._watch.torrent(row.torrent_id)  # raises unless it is known again
+            except TorrentGone:
+                raise
+            except TorrentUnknown:  # perhaps for a moment only
+                await self._watch.torrent(row.torrent_id)
                 await trio.sleep(_PAUSE_S)
 
     # -- forward

@@ -14,9 +14,14 @@ from ..core.errors import TorrentUnknown
 from ..core.model import Torrent, TorrentId
 from ..core.relocation import Event, Relocation
 from ..core.relocation_polls import Poll, judge_rechecked, judge_seeding
+from ..core.space import RELOCATING_TAG
 
 GONE_AFTER_S: Final = 600.0
-"""A qBittorrent that was killed forgets recent torrents for a while."""
+"""So long one is missed by a qBittorrent of which nothing else is known: it may have been
+started without its torrents, as when the folder of its settings is not mounted."""
+LOADED_AFTER_S: Final = 60.0
+"""So long one is missed while another that is being relocated is shown: these are its
+torrents. It answers only when it has loaded them all (read in 4.5 to 5.1, seen on both)."""
 GONE_LOOK_S: Final = 30.0
 REMOVED_AFTER_S: Final = 5.0
 """So long one is missed that this very qBittorrent, not restarted since, had shown before."""
@@ -27,6 +32,10 @@ REFRESH_AGE_S: Final = 60.0
 _SHORTEST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _POLLS_KEPT: Final = 100
+
+
+class TorrentGone(TorrentUnknown):
+    """It was missed for so long that its user must have removed it."""
 
 
 class TorrentWatch:
@@ -41,24 +50,40 @@ class TorrentWatch:
         """The torrent; one that is not known is waited for.
 
         Raises:
-            TorrentUnknown: it is not known for long: its user removed it.
+            TorrentGone: it is not known for long: its user removed it.
         """
         first_missed_at = None
+        list_after_s = LOADED_AFTER_S
         while True:
             try:
                 torrent = await self._client.torrent(torrent_id)
-            except TorrentUnknown:
+            except TorrentUnknown as error:
                 now = trio.current_time()
                 first_missed_at = now if first_missed_at is None else first_missed_at
+                missed_s = now - first_missed_at
                 sessions = self._client.sessions
                 unbroken = sessions > 0 and self._shown_in.get(torrent_id) == sessions
                 after_s = min(REMOVED_AFTER_S, GONE_AFTER_S) if unbroken else GONE_AFTER_S
-                if now - first_missed_at >= after_s:
-                    raise
+                gone = missed_s >= after_s
+                if not gone and missed_s >= list_after_s:
+                    gone = await self._shows_another(torrent_id)
+                    list_after_s = 2 * missed_s  # a list takes seconds on 4.5
+                if gone:
+                    raise TorrentGone(str(error)) from error
                 await trio.sleep(min(GONE_LOOK_S, after_s / 2))
             else:
                 self._shown_in[torrent_id] = self._client.sessions
                 return torrent
+
+    async def _shows_another(self, missed: TorrentId) -> bool:
+        """Whether there is a torrent that is being relocated, and the missed one is not.
+
+        The others of a group, which stand still for it, have the tag.
+        """
+        torrents = await self._client.torrents()
+        if any(torrent.id == missed for torrent in torrents):
+            return False
+        return any(RELOCATING_TAG in torrent.tags for torrent in torrents)
 
     async def judged(self, row: Relocation, judge: Callable[..., Event | None]) -> Event:
         """What ``judge`` makes of the answers, as soon as it makes anything of them."""

@@ -35,6 +35,7 @@ from ..core.space_runs import (
     RunFigures,
     SpaceOverview,
     SpaceRun,
+    to_be_shown,
 )
 from .relocation import GroupWatch, Relocator
 from .space_plans import SpacePlans, SpacePolicy
@@ -297,8 +298,11 @@ class SpaceManagement:
             ended_at=self._now(),
             figures=figures,
         )
-        await self._journal.do(partial(journal_relocations.add_run, run=run))
-        self._last = run
+        if to_be_shown(run, after=self._last, interval_s=self._policy.interval_s):
+            await self._journal.do(partial(journal_relocations.add_run, run=run))
+            self._last = run
+        else:
+            await self._journal.do(journal_relocations.count_run)
         log.info(
             "space management: relocated %d torrents and freed %d of %d bytes; %d groups failed, "
             "%d torrents are copied first; %s",

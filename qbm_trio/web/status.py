@@ -102,7 +102,9 @@ class SpaceStatus(Answer):
     ssd: SsdStatus = Field(description="Where downloads land.")
     hdd: TierStatus = Field(description="Where copies go.")
     last_run: SpaceRunStatus | None = Field(
-        description="The last run of space management that ended; null before the first."
+        description="The last run of space management that ended; null before the first. One "
+        "that was triggered by hand stays for SPACE_CHECK_INTERVAL_S, unless a later one did "
+        "something, failed, or found that the target is now met, or missed."
     )
     current_run: str | None = Field(
         description="The id of the run that is under way; null when none is."

@@ -167,8 +167,9 @@ class Shelf:
 
     async def ended(self, run_id: str) -> SpaceRun:
         """A run, when it has ended."""
-        await condition(lambda: run_id in self.runs)
-        await trio.testing.wait_all_tasks_blocked()  # it is in memory, too
+        # It is in memory, too, when it is not the current one any more.
+        await condition(lambda: run_id in self.runs and self.space._current != run_id)
+        await trio.testing.wait_all_tasks_blocked()  # what goes on without it has gone on
         return self.runs[run_id]
 
     @property

@@ -101,6 +101,7 @@ async def test_a_bad_copy_is_set_aside_and_made_again_once_and_then_relocated(
         await it.leave_free(0)
         figures = (await it.run_now()).figures
         assert "recheck of the copy on the HDD failed" in figures.failures[0].error
+        await it.all_ended()  # it is back, or even there again
         await condition(lambda: it.state(id_)[1] == "hdd")  # by the run after that job
         await it.all_ended()
         assert await jobs_of(it, id_) == [JobState.DONE, JobState.DONE]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from qbm_trio.adapters.ssd_deletion import JudgedFile
 from qbm_trio.core.model import TorrentId
-from qbm_trio.core.relocation import Step
+from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.core.space import RELOCATING_TAG
+from qbm_trio.tasks.relocation_deletion import Deletion
 from tests.rig.inside import condition
-from tests.rig.shelves import Shelf, corrupt_copy, held, shelf
+from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
 
 
 def back_on_the_hdd(it: Shelf, id_: TorrentId) -> None:
@@ -166,3 +169,69 @@ async def test_who_starts_a_torrent_before_its_copy_is_checked_is_told_and_no_ru
         assert (row.step, row.tier_anew) == (Step.UNDONE, False)
         assert it.state(id_) == ("stalledUP", "ssd")
         assert it.files("T0") == {"a", "b"}
+
+
+async def test_settings_are_not_told_to_what_has_slipped_back_with_files_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is unfinished there: the folder for unfinished torrents, or a start, would change it."""
+    unfinished = tmp_path / "unfinished"
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T0", download_path=str(unfinished))
+        await it.leave_free(0)
+        told: list[tuple[str, bool]] = []
+
+        async def watch(name: str, *arguments: object) -> None:
+            clears = name == "set_download_path" and arguments[1] == ""
+            if name in {"start", "set_download_path", "remove_tags"} and not clears:
+                at = it.fake._torrents[id_].content_path
+                told.append((name, Path(at).is_relative_to(it.inside.hdd)))
+
+        with held(monkeypatch, Step.DELETING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            (it.inside.ssd / "tv/T0/a").unlink()
+            it.slip(id_)
+            it.fake.change(id_, tags={RELOCATING_TAG}, download_path=str(unfinished))
+            it.fake.watch = watch
+            hold.go_on.set()
+            assert (await it.all_ended())["T0"].step is Step.DONE
+        assert {name for name, _ in told} == {"start", "set_download_path", "remove_tags"}
+        assert all(at_hdd for _, at_hdd in told), told
+        assert list(unfinished.rglob("*")) == []
+        assert it.state(id_) == ("stalledUP", "hdd")
+        assert it.fake._torrents[id_].download_path == str(unfinished)
+
+
+async def test_what_slips_back_while_its_settings_are_told_is_seen_before_the_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prove, delete = Deletion.prove, Deletion.delete
+    deleted_at: list[str] = []
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+
+        async def killed_meanwhile(self: Deletion, row: Relocation) -> tuple[JudgedFile, ...]:
+            files = await prove(self, row)
+            if not deleted_at and it.fake.watch is None:  # once
+                it.fake.change(id_, tags={RELOCATING_TAG})
+                it.fake.watch = killed_again
+            return files
+
+        async def killed_again(name: str, *arguments: object) -> None:
+            if name == "remove_tags" and RELOCATING_TAG in arguments:
+                it.fake.watch = nothing
+                it.slip(id_)
+
+        async def nothing(*_: object) -> None: ...
+
+        async def seen(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> int:
+            deleted_at.append(it.state(id_)[1])
+            return await delete(self, row, files)
+
+        monkeypatch.setattr(Deletion, "prove", killed_meanwhile)
+        monkeypatch.setattr(Deletion, "delete", seen)
+        assert (await run(it))["T0"].step is Step.DONE
+        assert deleted_at == ["hdd"]
+        assert it.fake.watch is nothing, "it has slipped"
+        assert it.state(id_) == ("stalledUP", "hdd")

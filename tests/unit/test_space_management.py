@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from qbm_trio.adapters import journal_facts
 from qbm_trio.core.errors import Draining, QbittorrentAway, QbittorrentError
 from qbm_trio.core.model import JobState
 from qbm_trio.core.relocation import Step
@@ -117,6 +118,29 @@ async def test_a_run_that_fell_short_is_looked_at_again_until_there_is_room(
         asked = it.ssd.asked
         await condition(lambda: it.ssd.asked > asked + 5)
         assert it.calls() == {}
+
+
+async def test_a_run_by_hand_is_still_shown_after_one_by_itself_that_found_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        by_hand = await it.run_now()
+        assert by_hand.figures.relocated == 1
+        assert not by_hand.figures.target_met
+        it.calls()
+        it.space._ask()
+        await it.idle()
+        assert it.calls()["torrents"] == 1, "there was one"
+        assert it.last == by_hand
+        counters = await it.inside.journal.do(journal_facts.counters)
+        assert counters["space_management_runs"] == 2
+        # Of its own accord it has something to tell as soon as there is.
+        await it.tiered("new")
+        await it.idle()
+        assert it.last is not None
+        assert (it.last.by_hand, it.last.figures.relocated) == (False, 1)
 
 
 async def test_when_qbittorrent_is_away_a_run_by_hand_is_recorded_with_its_problem(

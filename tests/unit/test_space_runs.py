@@ -1,12 +1,23 @@
-"""Sums over a plan, as a run's figures and a dry run show them."""
+"""Figures of runs: sums over a plan, and which run is shown as the last one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import pytest
 from hypothesis import given
 
+from qbm_trio.core.relocation import RunId
 from qbm_trio.core.sharing import groups
 from qbm_trio.core.space import plan_space
-from qbm_trio.core.space_runs import SparedSum, spared_sums
+from qbm_trio.core.space_runs import (
+    RunFigures,
+    SpaceRun,
+    SparedSum,
+    spared_sums,
+    to_be_shown,
+)
 from tests.rig.ssd_worlds import World, worlds
 
 
@@ -28,3 +39,62 @@ def test_each_spared_torrent_is_counted_once_and_all_bytes_are_there(world: Worl
         spared_bytes = {r.value: count for r, count in plan.spared_bytes.items()}
         assert total == SparedSum(torrents=len(members), bytes=spared_bytes.get(reason, 0))
         assert members, "no reason without a torrent"
+
+
+INTERVAL_S = 300.0
+
+
+def a_run(*, by_hand: bool, ended_at: float = 1000.0, **figures: object) -> SpaceRun:
+    """A run that did nothing and missed its target, unless ``figures`` say otherwise."""
+    nothing = RunFigures(
+        freed_bytes=0,
+        planned_bytes=0,
+        shortfall_bytes=1,
+        target_met=False,
+        relocated=0,
+        tiered_first=0,
+        failed_groups=0,
+    )
+    return SpaceRun(
+        id=RunId("run"),
+        by_hand=by_hand,
+        begun_at=ended_at,
+        ended_at=ended_at,
+        figures=replace(nothing, **figures),  # type: ignore[arg-type]
+    )
+
+
+BY_HAND = a_run(by_hand=True, relocated=1)
+
+
+def shown(run: SpaceRun, after: SpaceRun | None = BY_HAND) -> bool:
+    return to_be_shown(run, after=after, interval_s=INTERVAL_S)
+
+
+def test_a_run_by_itself_that_did_nothing_does_not_hide_one_by_hand_for_an_interval() -> None:
+    assert not shown(a_run(by_hand=False))
+    assert not shown(a_run(by_hand=False, ended_at=1000 + INTERVAL_S - 1))
+    assert shown(a_run(by_hand=False, ended_at=1000 + INTERVAL_S))
+    assert shown(a_run(by_hand=False, ended_at=900)), "the clock was set back"
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"relocated": 1},
+        {"tiered_first": 1},
+        {"failed_groups": 1},
+        {"problem": "qBittorrent is away"},
+        {"paused": "a snapshot"},
+        {"target_met": True},
+    ],
+    ids=str,
+)
+def test_one_that_has_something_to_tell_is_shown_at_once(figures: dict[str, Any]) -> None:
+    assert shown(a_run(by_hand=False, **figures))
+
+
+def test_one_by_hand_and_one_that_follows_none_by_hand_are_always_shown() -> None:
+    assert shown(a_run(by_hand=True))
+    assert shown(a_run(by_hand=False), after=a_run(by_hand=False, relocated=1))
+    assert shown(a_run(by_hand=False), after=None)
