@@ -59,6 +59,7 @@ class Facts:
     alive_job: bool = False  #: it has a job that is queued, waiting or running
     relocating: bool = False  #: the journal has an open relocation of it
     obstacle: tuple[Spared, str] | None = None  #: found on the disk or in the journal; why
+    forgiven: str | None = None  #: what would speak against it in a run that begins by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +278,8 @@ class _Candidate:
                     )
                 )
             else:
+                if member.forgiven is not None:
+                    sentence += f"; a run that begins by itself would not: {member.forgiven}"
                 chosen.append(
                     ChosenTorrent(
                         torrent_id=torrent.id,

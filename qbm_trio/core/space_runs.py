@@ -138,3 +138,41 @@ def spared_sums(plan: SpacePlan) -> dict[str, SparedSum]:
         reason.value: SparedSum(torrents=count, bytes=plan.spared_bytes.get(reason, 0))
         for reason, count in sorted(torrents.items())
     }
+
+
+def summary(run: SpaceRun) -> str:
+    """What came of a run, in a sentence for the log."""
+    figures = run.figures
+    said = [
+        f"run {run.id}",
+        f"{_number(figures.relocated, 'torrent')} relocated",
+        f"{figures.freed_bytes} of {figures.planned_bytes} bytes freed",
+    ]
+    if figures.failed_groups:
+        said.append(f"{_number(figures.failed_groups, 'group')} failed")
+    if figures.tiered_first:
+        said.append(f"{_number(figures.tiered_first, 'torrent')} to be copied first")
+    if figures.problem is not None:
+        said.append(f"it ended early ({figures.problem})")
+    elif figures.target_met:
+        said.append("the target is met")
+    else:
+        said.append(f"{figures.shortfall_bytes} bytes are still missing to the target")
+        said.append(f"spared: {spared_words(figures.spared)}")
+    return f"{said[0]}: {'; '.join(said[1:])}"
+
+
+def spared_words(spared: Mapping[str, SparedSum]) -> str:
+    """Why torrents stay on the SSD, for the log: the most bytes first."""
+    by_bytes = sorted(spared.items(), key=lambda item: -item[1].bytes)
+    return (
+        ", ".join(
+            f"{reason} ({_number(total.torrents, 'torrent')}, {total.bytes} bytes)"
+            for reason, total in by_bytes
+        )
+        or "none"
+    )
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -35,11 +35,15 @@ from ..core.space_runs import (
     RunFigures,
     SpaceOverview,
     SpaceRun,
+    spared_sums,
+    spared_words,
+    summary,
     to_be_shown,
 )
 from .relocation import GroupWatch, Relocator
 from .space_plans import SpacePlans, SpacePolicy
 from .space_run import Outside, Run
+from .space_survey import Need
 from .tiers import Tiers
 from .waits import JOURNAL_RETRY_S
 
@@ -113,7 +117,7 @@ class SpaceManagement:
         """
         try:
             space = await self._plans.space()
-            need = await self._plans.need(self._pending_bytes)
+            need = await self._need()
             _, plan = await self._plans.make(need, by_hand=True)
         except QbittorrentError as error:
             raise QbittorrentAway(f"no plan can be made: {error}; ask again later") from error
@@ -259,7 +263,7 @@ class SpaceManagement:
     async def _one_run(self, nursery: trio.Nursery, asked: _Asked, begun_at: float) -> None:
         began_s = trio.current_time()
         try:
-            need = await self._plans.need(self._pending_bytes)
+            need = await self._need()
             if not (asked.by_hand or need.target_bytes or self._fell_short):
                 return  # room enough: qBittorrent is not even asked
             survey, plan = await self._plans.make(need, by_hand=asked.by_hand)
@@ -267,6 +271,13 @@ class SpaceManagement:
             log.warning("space management: no plan can be made: %s", error)
             await self._no_run(asked, begun_at, str(error))
             return
+        log.info(
+            "space management: run %s begins%s: %d bytes are missing, %d planned",
+            asked.run_id,
+            ", triggered by hand" if asked.by_hand else "",
+            plan.missing_bytes,
+            plan.planned_bytes,
+        )
         self._not_before_s = began_s + LIST_SHARE * (trio.current_time() - began_s)
         if self.only_plans:
             _say_plan(plan)
@@ -279,6 +290,7 @@ class SpaceManagement:
             start=partial(self._start, nursery),
         )
         await run.carry_out()
+        await self._tiers.ssd.probe()  # for who looks now
         try:
             missing_bytes = max(0, need.target_bytes - (await self._plans.space()).free_bytes)
         except JobError:  # said by the probes
@@ -303,18 +315,7 @@ class SpaceManagement:
             self._last = run
         else:
             await self._journal.do(journal_relocations.count_run)
-        log.info(
-            "space management: relocated %d torrents and freed %d of %d bytes; %d groups failed, "
-            "%d torrents are copied first; %s",
-            figures.relocated,
-            figures.freed_bytes,
-            figures.planned_bytes,
-            figures.failed_groups,
-            figures.tiered_first,
-            "the target is met"
-            if figures.target_met
-            else f"{figures.shortfall_bytes} bytes are still missing to the target",
-        )
+        log.info("space management: %s", summary(run))
         if figures.paused is not None:
             log.error("space management makes no more runs by itself: %s", figures.paused)
 
@@ -322,6 +323,11 @@ class SpaceManagement:
     def _fell_short(self) -> bool:
         """Whether the last run says that the target is missed: it may be met by now."""
         return self._last is not None and not self._last.figures.target_met
+
+    async def _need(self) -> Need:
+        last = self._last
+        on_the_way = last is not None and last.figures.shortfall_bytes > 0
+        return await self._plans.need(self._pending_bytes, on_the_way=on_the_way)
 
     # -- groups
 
@@ -386,7 +392,8 @@ def _say_plan(plan: SpacePlan) -> None:
         what = "relocate" if torrent.choice is Choice.RELOCATE else "first copy to the HDD"
         log.info("would %s %r: %s", what, torrent.name, torrent.sentence)
     log.info(
-        "space management would free %d of %d bytes that are missing",
+        "space management would free %d of %d bytes that are missing; spared: %s",
         plan.planned_bytes,
         plan.missing_bytes,
+        spared_words(spared_sums(plan)),
     )

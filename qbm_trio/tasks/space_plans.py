@@ -57,21 +57,24 @@ class SpacePlans:
             )
         return space
 
-    async def need(self, pending_bytes: int) -> Need:
+    async def need(self, pending_bytes: int, *, on_the_way: bool) -> Need:
         """How much is to be freed: nothing, unless less than the threshold is free.
 
         Args:
             pending_bytes: what deletions to come will free.
+            on_the_way: what began below the threshold has not reached the target yet.
 
         Raises:
             MustWait, DiskError: as `space` does.
         """
         free_bytes = (await self.space()).free_bytes
-        short = free_bytes + pending_bytes < self._policy.threshold_bytes
+        policy = self._policy
+        enough_bytes = policy.target_bytes if on_the_way else policy.threshold_bytes
+        short = free_bytes + pending_bytes < enough_bytes
         queue = self._outside.jobs.queue
         return Need(
             free_bytes=free_bytes,
-            target_bytes=self._policy.target_bytes if short else 0,
+            target_bytes=policy.target_bytes if short else 0,
             pending_bytes=pending_bytes,
             tier_room=max(0, queue.capacity // 2 - len(queue)),
         )

@@ -158,13 +158,15 @@ class Survey:
         jobs = [job for key in keys if (job := self._known.jobs.get(key)) is not None]
         relocation = self._known.relocations.get(torrent.id)
         copy = self._known.copies.get(torrent.id)
+        failed = None if relocation is None else self._failed(relocation, copy)
         return Facts(
             torrent=torrent,
             tiered=copy is not None,
             last_job=max(jobs)[1] if jobs else None,
             alive_job=any(state in ACTIVE for _, state in jobs),
             relocating=relocation is not None and relocation.step not in ENDS,
-            obstacle=self._in_vain() or self._failed(relocation, copy),
+            obstacle=self._in_vain() or (None if self._forgive else failed),
+            forgiven=failed[1] if failed is not None and self._forgive else None,
         )
 
     def _in_vain(self) -> tuple[Spared, str] | None:
@@ -176,9 +178,9 @@ class Survey:
             f"HDD at {self._roots.hdd}"
         )
 
-    def _failed(self, last: Relocation | None, copy: Copy | None) -> tuple[Spared, str] | None:
+    def _failed(self, last: Relocation, copy: Copy | None) -> tuple[Spared, str] | None:
         """Why its last relocation speaks against another one now."""
-        if last is None or self._forgive or not last.failed or last.step not in ENDS:
+        if not last.failed or last.step not in ENDS:
             return None
         # A wall clock that was set back must not spare it for ever.
         if not 0 <= self._now - last.updated_at < FAILED_FOR_S:

@@ -74,7 +74,7 @@ class Fields(dict[str, Any]):
 def read_fields(call: Call) -> Fields:
     """The body's fields. An empty body has none.
 
-    A body that begins with ``{`` is JSON whatever its content type says, because
+    A body that begins with a bracket is JSON whatever its content type says, because
     curl says "form" unless told otherwise.
 
     Raises:
@@ -86,7 +86,7 @@ def read_fields(call: Call) -> Fields:
         return Fields()
     if call.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "unsupported_media_type", "Send the body without compression.")
-    if start.startswith(b"{") or _JSON_TYPES.fullmatch(call.media_type):
+    if start.startswith((b"{", b"[")) or _JSON_TYPES.fullmatch(call.media_type):
         return _json_fields(_text(body))
     if call.media_type == _FORM_TYPE:
         return _form_fields(_text(body))

@@ -152,7 +152,7 @@ def internal() -> ApiError:
 _CODES = {
     400: ("bad_request", "The request cannot be understood."),
     404: ("not_found", "There is nothing at this path; GET /openapi.json lists all calls."),
-    405: ("method_not_allowed", "This path does not take that method; see the Allow header."),
+    405: ("method_not_allowed", "This path does not take that method."),
     431: ("headers_too_large", "The request's headers are too large."),
     505: ("http_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here."),
 }
@@ -167,6 +167,8 @@ def plain_error(status: int, headers: tuple[tuple[str, str], ...] = ()) -> ApiEr
     if status in _WHOLE:
         return _WHOLE[status]()
     code, message = _CODES.get(status, ("http_error", ""))
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and (allowed := dict(headers).get("allow")):
+        message = f"This path takes {allowed} only."
     if not message:
         try:
             message = HTTPStatus(status).phrase + "."

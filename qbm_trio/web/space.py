@@ -64,7 +64,8 @@ class PlannedTorrent(Answer):
     reason: Spared | None = Field(description="Why it is spared, as a stable word; else null.")
     sentence: Text = Field(description="Why, for people.")
     bytes: int = Field(
-        description="What its files occupy on the SSD; files that torrents share count for each."
+        description="What its files occupy on the SSD; files that torrents share count for each. "
+        "Of one that the plan had no need to look at: its size in qBittorrent."
     )
 
 

@@ -73,6 +73,7 @@ async def test_a_method_that_is_not_taken_gets_405_with_those_that_are(
     async with site_on(backend(StandIn())) as site:
         answer = await site.call(method, path, body=b"")
         assert (answer.status, answer.headers["allow"]) == (405, allow)
+        assert f"takes {allow} only" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,9 @@ class Library:
 
     def sentence(self, plan: SpacePlan, torrent_id: TorrentId) -> str:
         """Why it is spared."""
-        return next(one.sentence for one in plan.spared if one.torrent_id == torrent_id)
+        return next(
+            one.sentence for one in (*plan.chosen, *plan.spared) if one.torrent_id == torrent_id
+        )
 
     def calls(self) -> Counter[str]:
         """The calls since the last look at them, by name."""

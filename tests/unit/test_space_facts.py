@@ -134,6 +134,8 @@ async def test_a_relocation_that_failed_spares_its_torrent_for_an_hour(tmp_path:
         assert await spared(now=1000.0, forgive=True) == "relocate", "by hand"
         assert await spared(now=999.0) == "relocate", "a clock that was set back spares nobody"
         assert "too hot" in shelf.sentence(await shelf.plan(1, now=1000.0), id_)
+        by_hand = shelf.sentence(await shelf.plan(1, now=1000.0, forgive=True), id_)
+        assert "a run that begins by itself would not: its relocation failed" in by_hand
 
 
 async def test_a_copy_that_was_made_anew_since_is_tried_at_once(tmp_path: Path) -> None:

@@ -15,7 +15,16 @@ from qbm_trio.core.model import JobState
 from qbm_trio.core.relocation import Step
 from tests.fakes.qbittorrent import away
 from tests.rig.inside import condition
-from tests.rig.shelves import TARGET_BYTES, WRITES, held, shelf
+from tests.rig.shelves import (
+    EACH_BYTES,
+    PLENTY_BYTES,
+    TARGET_BYTES,
+    THRESHOLD_BYTES,
+    WRITES,
+    held,
+    said,
+    shelf,
+)
 
 # -- when a run begins --------------------------------------------------------------
 
@@ -118,6 +127,60 @@ async def test_a_run_that_fell_short_is_looked_at_again_until_there_is_room(
         asked = it.ssd.asked
         await condition(lambda: it.ssd.asked > asked + 5)
         assert it.calls() == {}
+
+
+async def test_a_run_that_fell_short_is_gone_on_with_until_the_target_not_the_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("first", tags=frozenset({"qbm-pin"}))
+        await it.leave_free(0)
+        assert (await it.run_now()).figures.shortfall_bytes == TARGET_BYTES
+        it.fake.change(id_, tags=frozenset())
+        between = (THRESHOLD_BYTES + TARGET_BYTES) // 2
+        await it.leave_free(between)
+        it.space._ask()
+        await condition(lambda: it.state(id_)[1] == "hdd")
+        await it.all_ended()
+        await it.idle()
+        assert it.last is not None
+        assert it.last.figures.target_met
+        # Once it is reached, only the threshold counts.
+        await it.leave_free(PLENTY_BYTES)
+        second = await it.tiered("second")
+        await it.leave_free(between)
+        it.space._ask()
+        await it.idle()
+        assert it.state(second)[1] == "ssd"
+
+
+async def test_the_ssd_is_looked_at_when_a_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        await it.run_now()
+        assert it.inside.service.tiers.ssd.figures.free_bytes == EACH_BYTES
+
+
+async def test_the_log_tells_of_a_run_from_its_beginning_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        it.add("untiered", tags=frozenset({"qbm-pin"}))
+        await it.leave_free(0)
+        run = await it.run_now()
+    lines = said(caplog, logging.INFO)
+    assert [line for line in lines if f"run {run.id}" in line] == [
+        f"space management: run {run.id} begins, triggered by hand: {TARGET_BYTES} bytes are "
+        f"missing, {EACH_BYTES} planned",
+        f"space management: run {run.id}: 1 torrent relocated; {EACH_BYTES} of {EACH_BYTES} bytes "
+        f"freed; {TARGET_BYTES - EACH_BYTES} bytes are still missing to the target; spared: "
+        "pinned (1 torrent, 60000 bytes)",
+    ]
 
 
 async def test_a_run_by_hand_is_still_shown_after_one_by_itself_that_found_nothing_to_do(

@@ -16,6 +16,8 @@ from qbm_trio.core.space_runs import (
     SpaceRun,
     SparedSum,
     spared_sums,
+    spared_words,
+    summary,
     to_be_shown,
 )
 from tests.rig.ssd_worlds import World, worlds
@@ -98,3 +100,19 @@ def test_one_by_hand_and_one_that_follows_none_by_hand_are_always_shown() -> Non
     assert shown(a_run(by_hand=True))
     assert shown(a_run(by_hand=False), after=a_run(by_hand=False, relocated=1))
     assert shown(a_run(by_hand=False), after=None)
+
+
+def test_a_summary_says_what_came_of_a_run() -> None:
+    spared = {
+        "pinned": SparedSum(torrents=1, bytes=10),
+        "frees_nothing": SparedSum(torrents=2, bytes=99),
+    }
+    run = a_run(by_hand=True, relocated=2, failed_groups=1, tiered_first=1, spared=spared)
+    assert summary(run) == (
+        "run run: 2 torrents relocated; 0 of 0 bytes freed; 1 group failed; 1 torrent to be "
+        "copied first; 1 bytes are still missing to the target; spared: frees_nothing "
+        "(2 torrents, 99 bytes), pinned (1 torrent, 10 bytes)"
+    )
+    assert summary(a_run(by_hand=True, target_met=True)).endswith("; the target is met")
+    assert summary(a_run(by_hand=True, problem="no disk")).endswith("; it ended early (no disk)")
+    assert spared_words({}) == "none"

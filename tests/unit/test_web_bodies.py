@@ -87,6 +87,11 @@ def test_json_that_is_no_object_gets_422(body: bytes) -> None:
     assert refusal(body, JSON).status == 422
 
 
+def test_a_list_is_json_whatever_its_content_type_says() -> None:
+    error = refusal(b" [1]", FORM)
+    assert (error.status, error.message) == (422, "The body must be a JSON object.")
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [(b'{"a": "\xff"}', JSON), (b"a=\xff", FORM), ('{"a": 1}'.encode("utf-16"), JSON)],
