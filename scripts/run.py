@@ -28,6 +28,10 @@ HTTP_API_KEY={key}
 DOWNLOAD_PATH_SSD=/downloads/ssd
 FINAL_DEST_BASE_HDD=/downloads/hdd
 
+# Plans are logged, and nothing is copied, tagged, moved or deleted. Set it to false when
+# you have seen what it would do.
+DRY_RUN=true
+
 # With less than this free on the SSD, the oldest torrents that have a copy leave it, until
 # a tenth more is free. The tag qbm-pin keeps a torrent there.
 DISK_SPACE_THRESHOLD_GB=100

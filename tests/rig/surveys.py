@@ -212,10 +212,10 @@ class Library:
         }
 
     def sentence(self, plan: SpacePlan, torrent_id: TorrentId) -> str:
-        """Why it is spared."""
-        return next(
-            one.sentence for one in (*plan.chosen, *plan.spared) if one.torrent_id == torrent_id
-        )
+        """Why it is chosen, or spared."""
+        said = {one.torrent_id: one.sentence for one in plan.chosen}
+        said |= {one.torrent_id: one.sentence for one in plan.spared}
+        return said[torrent_id]
 
     def calls(self) -> Counter[str]:
         """The calls since the last look at them, by name."""
