@@ -164,7 +164,7 @@ class Relocation:
     auto_management: bool
     download_path: str  #: incomplete folder; "" when none
     bytes: int  #: that its deletion is expected to free
-    error: str | None = None  #: why it was undone
+    error: str | None = None  #: why it was undone; of one that is done, what its deletion has left
     begun_at: float = 0.0
     updated_at: float = 0.0
     checked_at: float | None = None  #: when the recheck on the HDD had passed

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from ..adapters import disk
-from ..adapters.ssd_deletion import JudgedFile, delete_files
+from ..adapters.ssd_deletion import JudgedFile, LeftFile, delete_files
 from ..adapters.ssd_files import real_places
 from ..core.relocation import Relocation
 from ..core.roots import Roots
@@ -24,6 +25,14 @@ CLAIM_AGE_S: Final = 5.0
 FREED_WITHIN_S: Final = 5.0
 """So long is waited for ``statvfs`` to show what a deletion has freed."""
 FREED_LOOK_S: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What came of a deletion."""
+
+    freed_bytes: int  #: by ``statvfs``
+    left: str | None  #: what stays on the SSD, and why
 
 
 class Deletion:
@@ -50,8 +59,8 @@ class Deletion:
             log.warning("%r: left on the SSD, for others have it: %s", row.name, sorted(claimed))
         return files
 
-    async def delete(self, row: Relocation, files: Sequence[JudgedFile]) -> int:
-        """Delete them; the bytes that this has freed, by ``statvfs``.
+    async def delete(self, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+        """Delete them, but for those that the disk refuses to delete one by one.
 
         Raises:
             JobError: it cannot be done now; repeat it.
@@ -66,7 +75,8 @@ class Deletion:
         for left in done.left:
             log.warning("%r: left on the SSD: %s", row.name, left.error)
         log.info("relocated %r: %d files deleted on the SSD", row.name, len(done.files))
-        return await self._freed_bytes(before, done.disk_bytes)
+        freed_bytes = await self._freed_bytes(before, done.disk_bytes)
+        return Deleted(freed_bytes=freed_bytes, left=_said(done.left))
 
     async def _free_bytes(self) -> int:
         return (await disk.disk_space(self._roots.ssd, limiter=self._limiter)).free_bytes
@@ -79,3 +89,10 @@ class Deletion:
                 await trio.sleep(FREED_LOOK_S)
                 freed = await self._free_bytes() - before
         return max(0, freed)
+
+
+def _said(left: Sequence[LeftFile]) -> str | None:
+    if not left:
+        return None
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    return f"left on the SSD: {left[0].error}{more}"

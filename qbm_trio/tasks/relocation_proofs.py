@@ -180,6 +180,15 @@ class Proofs:
                     "move it; delete it, or have it copied (select it, then notify the torrent)"
                 )
 
+    async def vanished(self, before: Sequence[JudgedFile]) -> bool:
+        """Whether a file is gone that was on the SSD: qBittorrent never takes one away."""
+        now = await judge_files(
+            [(both.path, both.copy_path) for both in before], limiter=self._tiers.hdd.limiter
+        )
+        return any(
+            was.file is not None and is_.file is None for was, is_ in zip(before, now, strict=True)
+        )
+
     async def two_places(self, judged: Sequence[JudgedFile]) -> None:
         """Prove that each copy is on another file system than its file on the SSD.
 

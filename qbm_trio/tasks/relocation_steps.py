@@ -16,7 +16,6 @@ from typing import Final
 
 import trio
 
-from ..adapters.ssd_deletion import JudgedFile, judge_files
 from ..core.client import QbittorrentClient
 from ..core.errors import TorrentUnknown
 from ..core.model import Torrent
@@ -54,7 +53,7 @@ class Result:
     """What came of a step."""
 
     event: Event
-    why: str | None = None  #: unless it is to go on as planned
+    why: str | None = None  #: what is not as planned
     tier_anew: bool = False  #: the copy is not what was verified
     freed_bytes: int = 0
 
@@ -147,7 +146,7 @@ class Steps:
             return _said(Event.FAIL, "it did not stay stopped")
         await self._client.set_location(row.torrent_id, row.to_path)
         event = await self._watch.judged(row, partial(judge_repointed, place=row.to_path))
-        if await self._vanished(before):  # perhaps only some files: it found the others
+        if await self._proofs.vanished(before):  # perhaps only some files: it found the others
             return Result(
                 event=Event.MOVED,
                 why="qBittorrent moved the data instead of finding the copy; nothing is deleted; "
@@ -223,9 +222,10 @@ class Steps:
         there = await self.still_there(row)
         if there.event is not Event.ADVANCE:
             return there
-        freed_bytes = await self._deletion.delete(row, files)
+        done = await self._deletion.delete(row, files)
         await self._tag_as_moved(row)
-        return replace(await self.still_there(row), freed_bytes=freed_bytes)
+        there = await self.still_there(row)
+        return replace(there, freed_bytes=done.freed_bytes, why=done.left)
 
     async def _repair(self, row: Relocation) -> Result:
         why = "qBittorrent forgot the move, and did not take the copy again"
@@ -376,15 +376,6 @@ class Steps:
     async def _grace(self, row: Relocation) -> None:
         since = row.checked_at if row.checked_at is not None else self._now()
         await trio.sleep(max(0.0, min(self._grace_s, since + self._grace_s - self._now())))
-
-    async def _vanished(self, before: Sequence[JudgedFile]) -> bool:
-        """Whether a file is gone that was on the SSD: qBittorrent never takes one away."""
-        now = await judge_files(
-            [(both.path, both.copy_path) for both in before], limiter=self._tiers.hdd.limiter
-        )
-        return any(
-            was.file is not None and is_.file is None for was, is_ in zip(before, now, strict=True)
-        )
 
 
 _STARTED: Final = (

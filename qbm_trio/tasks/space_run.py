@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 TIERING_PRIORITY: Final = -100
 """Of the jobs that a run asks for: after everything that a hook asked for."""
 
+_KEPT: Final = "a snapshot keeps them, or the file system frees them later; remove the snapshot"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
@@ -97,6 +99,7 @@ class Run:
         failures = [*self._failures]
         freed_bytes = relocated = 0
         expected_bytes = given_bytes = 0  #: of groups that went over whole: by plan, in truth
+        left: list[str] = []  #: what was not deleted
         for relocate, watch in self._begun:
             freed = sum(row.freed_bytes for row in watch.rows)
             done = sum(row.step is Step.DONE for row in watch.rows)
@@ -105,14 +108,15 @@ class Run:
                 failures.append(_failed_group(watch))
                 continue
             relocated += done
+            left.extend(row.error for row in watch.rows if row.step is Step.DONE and row.error)
             if done == len(watch.rows):
                 expected_bytes += relocate.bytes
                 given_bytes += freed
         paused = self._paused
         if given_bytes * 2 < expected_bytes:
+            why = left[0] if left else _KEPT
             paused = (
-                f"deleting {expected_bytes} bytes has freed {given_bytes}: a snapshot keeps "
-                "them, or the file system frees them later; remove the snapshot, then trigger "
+                f"deleting {expected_bytes} bytes has freed {given_bytes}: {why}; then trigger "
                 "a run by hand"
             )
         return RunFigures(

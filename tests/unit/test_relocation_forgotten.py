@@ -11,7 +11,7 @@ from qbm_trio.adapters.ssd_deletion import JudgedFile
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.core.space import RELOCATING_TAG
-from qbm_trio.tasks.relocation_deletion import Deletion
+from qbm_trio.tasks.relocation_deletion import Deleted, Deletion
 from tests.rig.inside import condition
 from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
 
@@ -225,7 +225,7 @@ async def test_what_slips_back_while_its_settings_are_told_is_seen_before_the_de
 
         async def nothing(*_: object) -> None: ...
 
-        async def seen(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> int:
+        async def seen(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
             deleted_at.append(it.state(id_)[1])
             return await delete(self, row, files)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from qbm_trio.core.space_runs import SparedSum
 from tests.rig.inside import condition
 from tests.rig.shelves import (
     EACH_BYTES,
+    FILES,
     TARGET_BYTES,
     THRESHOLD_BYTES,
     WRITES,
@@ -228,6 +231,31 @@ async def test_half_of_what_was_expected_is_enough_to_go_on(
         figures = (await it.run_now()).figures
         assert figures.freed_bytes == EACH_BYTES // 2 - kept_bytes
         assert (figures.paused is not None) is paused
+
+
+async def test_a_pause_for_files_that_may_not_be_deleted_blames_no_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def refused(path: str, **kwargs: int) -> None:
+        if path in FILES:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(path, **kwargs)
+
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        monkeypatch.setattr(os, "unlink", refused)
+        figures = (await it.run_now()).figures
+        monkeypatch.setattr(os, "unlink", unlink)
+        assert (figures.relocated, figures.freed_bytes, figures.failures) == (1, 0, ())
+        said = figures.paused or ""
+        assert said.startswith(f"deleting {EACH_BYTES} bytes has freed 0: left on the SSD: not all")
+        assert "the same PUID and PGID" in said
+        assert "(and 1 more); then trigger a run by hand" in said
+        assert "snapshot" not in said
+        assert it.files("T0") == {"a", "b"}
 
 
 async def test_data_that_qbittorrent_moved_ends_the_run_and_pauses_the_next(
