@@ -11,6 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from sqlite3 import Connection
 from typing import Final
@@ -65,6 +66,7 @@ class GroupWatch:
         self.moved = False  #: qBittorrent moved the data instead of finding the copy
         self.tier_away: str | None = None  #: why it could not go on, if a disk was the reason
         self.obstacles: dict[int, str] = {}  #: by row: why its step is not through yet
+        self.freed_bytes: dict[int, int] = {}  #: by row: by deletions that are not recorded yet
 
     def update(self, rows: Iterable[Relocation]) -> None:
         """The group is so now."""
@@ -145,9 +147,14 @@ class Relocator:
             ids, result = await self._go_on(row, left, list(rows.values()), watch)
             if result.event in (Event.FAIL, Event.MOVED):
                 log.error("%r is not relocated: %s: %s", rows[ids[0]].name, row.step, result.why)
+            # One that cannot be recorded is taken again, and finds nothing left to delete.
+            freed_bytes = watch.freed_bytes.get(ids[0], 0) + result.freed_bytes
+            watch.freed_bytes[ids[0]] = freed_bytes
+            result = replace(result, freed_bytes=freed_bytes)
             changed = await self._journal.do(
                 partial(_record, row=rows[ids[0]], ids=ids, result=result, now=self._now())
             )
+            del watch.freed_bytes[ids[0]]
             watch.moved |= (row.step, result.event) == (Step.REPOINTING, Event.MOVED)
             rows |= {row.id: row for row in changed}
             watch.update(rows.values())

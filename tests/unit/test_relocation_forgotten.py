@@ -13,7 +13,7 @@ from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.tasks.relocation_deletion import Deleted, Deletion
 from tests.rig.inside import condition
-from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
+from tests.rig.shelves import EACH_BYTES, Shelf, corrupt_copy, held, run, shelf
 
 
 def back_on_the_hdd(it: Shelf, id_: TorrentId) -> None:
@@ -234,4 +234,26 @@ async def test_what_slips_back_while_its_settings_are_told_is_seen_before_the_de
         assert (await run(it))["T0"].step is Step.DONE
         assert deleted_at == ["hdd"]
         assert it.fake.watch is nothing, "it has slipped"
+        assert it.state(id_) == ("stalledUP", "hdd")
+
+
+async def test_what_a_deletion_has_freed_counts_once_if_the_move_is_forgotten_right_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete, slipped = Deletion.delete, False
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+
+        async def killed(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+            nonlocal slipped
+            done = await delete(self, row, files)
+            if not slipped:
+                it.slip(id_)
+            slipped = True
+            return done
+
+        monkeypatch.setattr(Deletion, "delete", killed)
+        row = (await run(it))["T0"]
+        assert slipped
+        assert (row.step, row.freed_bytes) == (Step.DONE, EACH_BYTES)
         assert it.state(id_) == ("stalledUP", "hdd")

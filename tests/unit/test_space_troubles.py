@@ -147,7 +147,8 @@ async def test_no_step_is_taken_that_is_not_recorded_and_all_goes_on_when_it_can
             assert shown.step is step
             await condition(lambda: it.space.overview().current_run is None)  # nor its run held up
             await let_it_write(it, allowed=True)
-            assert (await it.all_ended())["T0"].step is Step.DONE
+            row = (await it.all_ended())["T0"]
+        assert (row.step, row.freed_bytes) == (Step.DONE, EACH_BYTES)
         assert it.state(id_) == ("stalledUP", "hdd")
         assert it.files("T0") == set()
 
