@@ -203,10 +203,11 @@ class Qbittorrent:
 
         Raises:
             TorrentUnknown: qBittorrent does not have it.
-            QbittorrentError: it has no metadata yet.
+            QbittorrentError: it has no metadata yet, or is a version 2 torrent that 5.1 has
+                not rechecked since its start.
         """
         _check(id)
-        return await self._read(lambda api: api.torrents_export(torrent_hash=id), about=id)
+        return await self._read(lambda api: api.export_torrent(id), about=id)
 
     async def add_tags(self, ids: Collection[TorrentId], tags: Collection[str]) -> None:
         """Add tags to all of these; unknown torrents go unnoticed."""

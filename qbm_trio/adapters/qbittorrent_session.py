@@ -141,6 +141,18 @@ class Session(qbittorrentapi.Client):
             self._post(_name=APINames.Torrents, _method=new if self._old_names else old, data=data)
             self._old_names = not self._old_names
 
+    def export_torrent(self, id: TorrentId) -> bytes:
+        """Fetch the .torrent file."""
+        try:
+            return self.torrents_export(torrent_hash=id)
+        except qbittorrentapi.Conflict409Error as error:
+            # Seen on 5.1.0 for version 2 torrents, with a sentence that helps nobody.
+            raise QbittorrentError(
+                f"qBittorrent does not give the .torrent file of {id} (409 {str(error)[:200]}); "
+                "force a recheck of it in qBittorrent: 5.1 gives a version 2 torrent's file only "
+                "after one since its start"
+            ) from error
+
     def folder_entries(self, path: str) -> frozenset[str] | None:
         """List a folder (Web API 2.11 and later); None where that call does not exist."""
         if self._lists_no_folders:

@@ -105,7 +105,8 @@ class QbittorrentClient(Protocol):
 
         Raises:
             TorrentUnknown: qBittorrent does not have it.
-            QbittorrentError: it has no metadata yet.
+            QbittorrentError: it has no metadata yet, or is a version 2 torrent that 5.1 has
+                not rechecked since its start.
         """
         ...
 

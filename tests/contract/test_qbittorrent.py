@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from hashlib import sha1, sha256
 from pathlib import Path, PurePosixPath
 
 import bencode2
 import libtorrent as lt
 import pytest
+import trio
 
 from qbm_trio.adapters.metainfo import parse
 from qbm_trio.core.errors import QbittorrentError, TooEarlyToTell, TorrentUnknown
@@ -168,6 +170,29 @@ async def test_after_a_restart_a_hybrid_is_exported_with_version_1_at_least(
 
     assert meta.torrent_id == id
     assert meta.v1_hashes == parse(metainfo).v1_hashes
+
+
+async def test_after_a_restart_a_version_2_torrent_is_exported_or_a_recheck_is_advised_that_helps(
+    subject: Subject,
+) -> None:
+    id, _, metainfo = subject.add({"dir/a": 50_000, "dir/b": 70_000}, "v2")
+    if subject.qbt is not None:
+        subject.qbt.stop()
+        subject.qbt.start()
+    exported, refused = None, ""
+    try:
+        exported = await subject.client.export(id)
+    except QbittorrentError as error:  # 5.1.0
+        refused = str(error)
+    if refused:
+        assert "force a recheck of it in qBittorrent" in refused
+        await subject.client.recheck(id)
+    with trio.fail_after(20):
+        while exported is None:
+            with suppress(QbittorrentError):
+                exported = await subject.client.export(id)
+            await trio.sleep(0.05)
+    assert parse(exported) == parse(metainfo)
 
 
 async def test_a_torrent_whose_keys_are_not_sorted_is_exported_as_it_is_and_can_be_read(

@@ -175,6 +175,16 @@ async def test_a_404_about_a_torrent_means_that_it_is_unknown(call: str) -> None
         assert client.contact.reachable
 
 
+async def test_who_is_refused_a_torrents_file_is_told_what_to_do() -> None:
+    reason = b"Unable to export torrent file. Error: missing or invalid 'hash' entry"
+    with client_of(lambda _: Reply(status=409, body=reason)) as (client, _):
+        with pytest.raises(QbittorrentError, match="force a recheck of it in qB") as raised:
+            await client.export(ID)
+        assert ID in str(raised.value)
+        assert reason.decode() in str(raised.value)
+        assert client.contact.reachable
+
+
 async def test_nothing_listening_is_unreachable_and_is_not_an_oserror() -> None:
     client = Qbittorrent(url=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(QbittorrentUnreachable, match="no connection to qBittorrent at http"):
