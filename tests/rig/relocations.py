@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 import signal
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -27,6 +26,7 @@ from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.core.space_runs import RunFigures
 from qbm_trio.service import Service
 from tests.rig.disks import Disk, two_disks
+from tests.rig.forgetting import remember
 from tests.rig.inside import Inside, Put, condition, inside, put
 from tests.rig.library import sha256
 from tests.rig.qbt import Qbt
@@ -265,20 +265,7 @@ class World:
 
     def remember(self) -> Callable[[], None]:
         """Give what brings qBittorrent back to how it is now, as if it had saved nothing since."""
-        saved = self.qbt.folder / "profile/qBittorrent/data/BT_backup"
-        kept = self.qbt.folder / "BT_backup.kept"
-        self.qbt.stop()  # in order, so that all is saved
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(saved, kept)
-        self.qbt.start()
-
-        def forget() -> None:
-            self.qbt.stop(signal.SIGKILL)
-            shutil.rmtree(saved)
-            shutil.copytree(kept, saved)
-            self.qbt.start()
-
-        return forget
+        return remember(self.qbt)
 
 
 Scenario = Callable[[World], Awaitable[None]]
