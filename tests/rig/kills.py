@@ -18,7 +18,7 @@ from tests.rig.relocations import RUNNING, STOPPED, corrupt
 from tests.rig.service import Service
 from tests.rig.torrents import make_torrent
 
-LIMIT_S: Final = 120.0
+LIMIT_S: Final = 120.0  #: for anything: many of them start, and wait, at once
 _SIZES: Final = {"a": 40_000, "sub/b": 50_000}
 _ADDING: Final = threading.Lock()
 """Which torrent is the new one, is told by what was there before."""
@@ -59,7 +59,7 @@ class Victim:
             "they seed, or are stopped",
             LIMIT_S,
         )
-        self.service.start()
+        self.service.start(limit_s=LIMIT_S)
         for id_ in self.ids:
             job = self.service.notify(id_).json()["queue_id"]
             self.service.wait_for_job(job, "done", limit_s=LIMIT_S)
@@ -101,7 +101,7 @@ class Victim:
         service.module = "qbm_trio"
         # Else the run at the start would do once more, and well, what was undone.
         service.env["DISK_SPACE_THRESHOLD_GB"] = _ROOMY_GB if undone else _SHORT_GB
-        service.start()
+        service.start(limit_s=LIMIT_S)
         place, states = service.ssd if undone else service.hdd, STOPPED if self.stopped else RUNNING
         tags = {"ssd", "hdd"} if undone else {"hdd"}
 
@@ -127,7 +127,12 @@ class Victim:
             service.wait_for(lambda: self._copies() == self.content, "the copy is good", LIMIT_S)
             aside = [path for path in service.hdd.rglob("*.qbm-conflict-*") if path.is_file()]
             assert len(aside) == (1 if self.bad else 0)
+        relocated = 0 if undone else len(self.ids)
+        service.wait_for(lambda: self._relocated() == relocated, "the journal knows it", LIMIT_S)
         assert well()  # still
+
+    def _relocated(self) -> int:
+        return int(self.service.http.get("/status").json()["statistics"]["torrents_relocated"])
 
     def _conflict(self) -> bool:
         failed = self.service.http.get("/jobs", params={"state": "failed"}).json()["jobs"]

@@ -50,10 +50,10 @@ class Service:
         self.http = httpx.Client(headers={"X-API-Key": KEY}, timeout=30)
         self._begin = 0  #: of this run, in its output
 
-    def start(self) -> Service:
+    def start(self, *, limit_s: float = 30) -> Service:
         """Start it, and return once it says that it is ready."""
         self.launch()
-        return self.wait_ready()
+        return self.wait_ready(limit_s=limit_s)
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it, and return at once."""
@@ -83,14 +83,14 @@ class Service:
             )
         return self.process
 
-    def wait_ready(self) -> Service:
+    def wait_ready(self, *, limit_s: float = 30) -> Service:
         """Wait until it says that it is ready, and where it listens."""
         ready = re.compile(r"\bready(?:, without HTTP| (http://\S+))\n")
 
         def said() -> re.Match[str] | None:
             return ready.search(self.output_of_run())
 
-        found = self.wait_for(said, "it says ready")
+        found = self.wait_for(said, "it says ready", limit_s)
         self.url = found[1] or ""
         self.http.base_url = httpx.URL(self.url)
         return self
