@@ -141,8 +141,8 @@ async def test_two_thousand_torrents_are_tagged_over_http_in_five_calls(
         took_s = trio.current_time() - began
         assert client.requests == 1 + 5  # the list; each tag added; each tag removed
         assert made == {**dry, "dry_run": False}
-        print(f"2,000 torrents tagged in {took_s:.2f} s (target: 5 s on an idle machine)")
-        assert took_s < 30, "a call for each torrent would take longer"
+        # The target is 5 s, met on an idle machine; a call for each torrent would take longer.
+        assert took_s < 30
 
         def fits() -> bool:
             return all(
