@@ -24,6 +24,9 @@ class Piece:
 class Hasher(Protocol):
     """Takes bytes in stream order, in one thread, and judges the pieces of one version."""
 
+    settled_bytes: int
+    """Every piece that ends before this stream position is judged, or known as unseen."""
+
     def feed(
         self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
         *, whole_file: bool,
@@ -69,6 +72,7 @@ class _V1:
         self._total = metainfo.stream_bytes
         self._at = 0  #: the next stream byte, when the current piece is whole so far
         self._hash: _Hash | None = None  #: None between pieces
+        self.settled_bytes = 0
 
     def feed(
         self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
@@ -94,6 +98,7 @@ class _V1:
             self._at = at
             if at % self._length == 0 or at == self._total:
                 self._judge(piece)
+        self.settled_bytes = at if at == self._total else at - at % self._length
 
     def finish(self) -> None:
         """Leave the current piece: the bytes that would end it do not come."""
@@ -115,14 +120,15 @@ class _V2:
         self._leaves: list[bytes] = []
         self._part: _Hash | None = None  #: a leaf that the last bytes began
         self._part_bytes = 0
+        self.settled_bytes = 0
 
     def feed(
         self, position: int, offset_bytes: int, stream_offset_bytes: int, data: memoryview,
         *, whole_file: bool,
     ) -> None:  # fmt: skip
-        del stream_offset_bytes  # files have hashes of their own
         file, at = self._metainfo.files[position], offset_bytes
         if file.pad or not whole_file or self._only_v1(file):
+            self.settled_bytes = stream_offset_bytes + len(data)
             return
         length, size = self._metainfo.piece_length, file.size_bytes
         done = 0
@@ -134,6 +140,7 @@ class _V2:
             at += take
             if at % length == 0 or at == size:
                 self._judge(position, (at - 1) // length)
+        self.settled_bytes = file.offset_bytes + (at if at == size else at - at % length)
 
     def finish(self) -> None:
         """Nothing is left open: a file ends with its last byte."""

@@ -25,6 +25,7 @@ from .disk_paths import FolderHandle, is_regular
 BUFFER_BYTES = 2 * 1024 * 1024
 _MOST_CHUNKS = 4096  # of a batch: so many empty or tiny files fill no buffer
 _BUFFERS = 4  # one being read, one hashed, one written, one that waits
+READ_AHEAD_BYTES = _BUFFERS * BUFFER_BYTES  #: the most that is read and not written or hashed
 _ZEROS = memoryview(bytes(256 * 1024))
 # O_NONBLOCK: opening a pipe that stands in a file's place must not wait for a writer.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

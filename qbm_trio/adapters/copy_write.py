@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..core.errors import MustWait
+from ..core.errors import DestinationChanged, MustWait
 from ..core.model import Progress, WaitReason
 from . import disk_calls
 from .copy_stream import Chunk
 from .copy_threads import Stop, WriteRate, sync_stoppable
 from .disk_errors import write_error
 from .disk_owner import follow_owner_and_mode
-from .disk_paths import FolderHandle
+from .disk_paths import FolderHandle, is_regular
 
 LARGE_BYTES = 16 * 1024 * 1024
 """From this size a file is written back while it is copied, and synced by itself."""
@@ -47,12 +49,16 @@ class StagedWriter:
         self._folder = ""
         self._unsynced: dict[int, Path] = {}
         self._fd = -1
+        self._path = Path()  #: of ``_fd``
         self._sync_fd = -1  #: opened before the first write, so that syncfs reports its errors
 
     def write(self, chunk: Chunk, path: Path) -> None:
         """Write the next chunk of the file at ``path``, which it creates at offset 0.
 
+        Where it begins with a later chunk, an earlier try has staged what is before it.
+
         Raises:
+            DestinationChanged: it has not, or what is there is shared or is no file.
             MustWait: the disk is full, read-only or away.
             DiskError: it refused for another reason.
         """
@@ -61,6 +67,8 @@ class StagedWriter:
         try:
             if chunk.offset_bytes == 0:
                 self._create(path)
+            elif self._fd < 0:
+                self._go_on(path, chunk.offset_bytes)
             write_fully(self._fd, chunk.data, chunk.offset_bytes)
             if chunk.span.segment.size_bytes >= LARGE_BYTES:
                 self._push_out(chunk.offset_bytes, size)
@@ -88,28 +96,34 @@ class StagedWriter:
         self._unsynced[position] = path
 
     def sync(self) -> None:
-        """Get everything written onto the disk.
+        """Get everything written onto the disk, but what `take_unsynced` gave away.
 
         Raises:
             MustWait, DiskError: what was written did not reach it.
             Stopped: asked to stop first.
         """
-        if not self._unsynced:
-            return
-        path = next(iter(self._unsynced.values()))
-        try:
-            if len(self._unsynced) > _FEW_FILES:
-                sync_stoppable(disk_calls.syncfs, self._sync_fd, self._stop)
-            else:
-                for path in self._unsynced.values():
-                    fd = os.open(path, _REWRITE)
-                    try:
-                        sync_stoppable(disk_calls.fsync, fd, self._stop)
-                    finally:
-                        os.close(fd)
-        except OSError as error:
-            raise write_error(error, path) from error
+        sync_all(self._unsynced, self._sync_fd, partial(sync_stoppable, stop=self._stop))
         self._unsynced.clear()
+
+    def take_unsynced(self) -> Callable[[], None]:
+        """Give away what is not synced yet: the call syncs it, in whatever thread, once."""
+        unsynced, self._unsynced = self._unsynced, {}
+        path, fds = self._path, [os.dup(fd) for fd in (self._fd, self._sync_fd) if fd >= 0]
+        partly = fds[0] if self._fd >= 0 else -1
+        folder_fd = fds[-1] if fds else -1
+
+        def sync() -> None:
+            try:
+                sync_all(unsynced, folder_fd, _call)
+                if partly >= 0:
+                    disk_calls.fdatasync(partly)
+            except OSError as error:
+                raise write_error(error, path) from error
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+        return sync
 
     def close(self) -> None:
         """Close what is open. Staged files stay."""
@@ -120,12 +134,28 @@ class StagedWriter:
         self._fd = self._sync_fd = -1
 
     def _create(self, path: Path) -> None:
+        folder_fd = self._open_folder(path)
+        self._fd = os.open(path.name, _CREATE, 0o600, dir_fd=folder_fd)
+        self._path = path
+
+    def _go_on(self, path: Path, offset_bytes: int) -> None:
+        """Open what an earlier try has staged of a file, and cut off what is not proven."""
+        self._fd = os.open(path.name, _REWRITE, dir_fd=self._open_folder(path))
+        self._path = path
+        status = os.fstat(self._fd)
+        if not is_regular(status) or status.st_nlink != 1 or status.st_size < offset_bytes:
+            raise DestinationChanged(
+                f"{path} is not what was staged before; the next try begins anew"
+            )
+        os.ftruncate(self._fd, offset_bytes)
+
+    def _open_folder(self, path: Path) -> int:
         folder = str(path.parent)
         folder_fd = self._folders.open(folder)
         if folder != self._folder:
             self._folder = folder
             self._vouch_for(folder_fd)
-        self._fd = os.open(path.name, _CREATE, 0o600, dir_fd=folder_fd)
+        return folder_fd
 
     def _vouch_for(self, folder_fd: int) -> None:
         if self._sync_fd >= 0:
@@ -159,6 +189,40 @@ class StagedWriter:
             self._unsynced[position] = path
         os.close(self._fd)
         self._fd = -1
+
+
+def sync_all(
+    paths: Mapping[int, Path], folder_fd: int, call: Callable[[Callable[[int], None], int], None]
+) -> None:
+    """Sync a few files one by one; more, with their whole file system by ``folder_fd``.
+
+    Args:
+        paths: of the files.
+        folder_fd: opened before they were written.
+        call: makes the system call, which may take long.
+
+    Raises:
+        MustWait, DiskError: what was written did not reach the disk.
+    """
+    if not paths:
+        return
+    path = next(iter(paths.values()))
+    try:
+        if len(paths) > _FEW_FILES:
+            call(disk_calls.syncfs, folder_fd)
+            return
+        for path in paths.values():
+            fd = os.open(path, _REWRITE)
+            try:
+                call(disk_calls.fsync, fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise write_error(error, path) from error
+
+
+def _call(sync: Callable[[int], None], fd: int) -> None:
+    sync(fd)
 
 
 def write_fully(fd: int, data: memoryview, offset_bytes: int) -> None:

@@ -7,7 +7,7 @@ copy fails. Publishing is another module's: nothing here is visible outside stag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,8 @@ import trio
 from ..core.errors import DestinationConflict, DiskError
 from ..core.model import Progress, Verification
 from ..core.pieces import Metainfo, Role, Segment, plan_spans
+from ..core.resuming import boundary, kept_bytes, pace, spans_from, unseen_before
+from .copy_checkpoints import Checkpoints
 from .copy_compare import identical
 from .copy_hashing import Piece, PieceChecker
 from .copy_pieces import (
@@ -28,7 +30,8 @@ from .copy_pieces import (
     read_from_disk,
     segments_of,
 )
-from .copy_stream import Batch, Input, run_pass
+from .copy_resume import why_not_resumed, written_before
+from .copy_stream import READ_AHEAD_BYTES, Batch, Input, run_pass
 from .copy_threads import Stop, WriteRate, run_supervised
 from .copy_write import StagedWriter, Written
 
@@ -39,6 +42,7 @@ __all__ = [
     "Written",
     "copy_and_verify",
     "identical",
+    "why_not_resumed",
 ]
 
 
@@ -57,12 +61,12 @@ class CopyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport:
-    """What a copy did."""
+    """What a copy did, with what earlier tries did of it before they were interrupted."""
 
     bytes_copied: int
     bytes_verified: int
-    pieces_recopied: int
-    files: Mapping[int, Written]  #: by index; only the files copied now
+    pieces_recopied: int  #: now
+    files: Mapping[int, Written]  #: by index; only the files copied
 
 
 async def copy_and_verify(
@@ -72,15 +76,23 @@ async def copy_and_verify(
     options: CopyOptions,
     progress: Progress,
     limiter: trio.CapacityLimiter,
+    resume_at: int = 0,
+    record: Callable[[int], None] | None = None,
 ) -> CopyReport:
     """Copy every item that has a ``staged`` path, prove the copies, and sync them.
 
     Args:
         metainfo: the torrent's.
-        items: all its files in order of index; staged folders exist, staged files do not.
+        items: all its files in order of index; staged folders exist, staged files do not,
+            but for what lies before ``resume_at``.
         options: how.
         progress: its ``bytes_done`` and ``bytes_verified`` grow meanwhile.
         limiter: one token is held for the whole copy.
+        resume_at: a position that was recorded, and that `why_not_resumed` has nothing
+            against: the copy goes on there.
+        record: is given, now and then, a position in the torrent's stream before which
+            all is copied, proven and synced, in a thread of its own; the copy does not go
+            on for long before it returns. None: nothing is recorded.
 
     Returns:
         What was done. All staged files are on the disk, with the times of their sources,
@@ -101,7 +113,7 @@ async def copy_and_verify(
     """
 
     def work(stop: Stop) -> CopyReport:
-        return _Copy(metainfo, items, options, progress).run(stop)
+        return _Copy(metainfo, items, options, progress, resume_at, record).run(stop)
 
     return await run_supervised(work, nice=options.nice, limiter=limiter)
 
@@ -113,11 +125,16 @@ class _Copy:
         items: Sequence[CopyItem],
         options: CopyOptions,
         progress: Progress,
+        resume_at: int,
+        record: Callable[[int], None] | None,
     ) -> None:
         self._metainfo = metainfo
         self._items = by_position(metainfo, items)
         self._options = options
         self._progress = progress
+        self._resume_at = resume_at
+        self._record = record
+        self._written_at = resume_at  #: the stream position behind the last batch
         self._recopied = 0
         self._verified = 0
 
@@ -134,10 +151,13 @@ class _Copy:
             if (role := roles[position]) is not Role.GAP
         }
         checker = self._checker()
+        spans = list(plan_spans(self._metainfo, roles))
         self._writer = StagedWriter(rate=self._options.rate, stop=stop, progress=self._progress)
+        self._writer.written |= written_before(self._metainfo, self._items, self._resume_at)
+        self._checkpoints = self._make_checkpoints(checker)
         try:
             run_pass(
-                plan_spans(self._metainfo, roles),
+                spans_from(spans, self._resume_at),
                 inputs,
                 checker=checker,
                 stop=stop,
@@ -145,18 +165,27 @@ class _Copy:
                 use=partial(self._use, checker),
             )
             self._repair(checker)
+            if self._checkpoints is not None:
+                self._checkpoints.finish()
             self._writer.sync()
             if checker is not None:
-                for piece in checker.unseen:
+                # Before the seam they were seen by nobody either.
+                unseen = unseen_before(self._metainfo, spans, self._resume_at)
+                for piece in unseen + checker.unseen:
                     self._compare_unseen(piece)
                 self._writer.sync()
             if self._options.verification is Verification.READBACK:
                 self._read_back(roles, inputs)
         finally:
             self._writer.close()
+        kept = sum(
+            kept_bytes(file, self._resume_at)
+            for position, file in enumerate(self._metainfo.files)
+            if roles[position] is Role.COPY
+        )
         return CopyReport(
-            bytes_copied=self._writer.copied_bytes,
-            bytes_verified=self._verified,
+            bytes_copied=kept + self._writer.copied_bytes,
+            bytes_verified=self._verified + (0 if checker is None else kept),
             pieces_recopied=self._recopied,
             files={
                 self._items[position].index: written
@@ -168,6 +197,28 @@ class _Copy:
         if self._options.verification is Verification.SIZE:
             return None
         return PieceChecker(self._metainfo)
+
+    def _make_checkpoints(self, checker: PieceChecker | None) -> Checkpoints | None:
+        if self._record is None:
+            return None
+        return Checkpoints(
+            pace(self._metainfo.piece_length, read_ahead_bytes=READ_AHEAD_BYTES),
+            begin_at=self._resume_at,
+            record=self._record,
+            proven=partial(self._proven, checker),
+            take_unsynced=self._writer.take_unsynced,
+            stop=self._stop,
+            nice=self._options.nice,
+        )
+
+    def _proven(self, checker: PieceChecker | None) -> int:
+        """The last position between two pieces before which all is written and right."""
+        at = self._written_at
+        if checker is not None:
+            at = min(at, *(hasher.settled_bytes for hasher in checker.hashers))
+            # After that look: a piece found bad since lies behind it.
+            self._repair(checker)
+        return boundary(self._metainfo, at)
 
     def _role(self, position: int) -> Role:
         item = self._items.get(position)
@@ -191,6 +242,11 @@ class _Copy:
             self._verified += size
             self._progress.bytes_verified += size
             self._repair(checker)
+        if batch.chunks and self._checkpoints is not None:
+            last = batch.chunks[-1]
+            self._written_at = last.stream_offset_bytes + len(last.data)
+            read = sum(len(c.data) for c in batch.chunks if c.span.role is not Role.PAD)
+            self._checkpoints.passed(self._written_at, read)
 
     # -- pieces that failed --------------------------------------------------
 

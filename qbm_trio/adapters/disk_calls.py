@@ -48,6 +48,11 @@ def fsync(fd: int) -> None:
     os.fsync(fd)
 
 
+def fdatasync(fd: int) -> None:
+    """Put a file's data on the disk, and of its metadata what reading it back needs."""
+    os.fdatasync(fd)
+
+
 def syncfs(fd: int) -> None:
     """Put everything written to the file system of ``fd`` on the disk.
 

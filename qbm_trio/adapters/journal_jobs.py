@@ -25,6 +25,7 @@ from ..core.model import (
     TorrentId,
     WaitReason,
 )
+from . import journal_checkpoints
 from .journal_facts import count
 
 _COLUMNS: Final = ", ".join(Job.__dataclass_fields__)
@@ -207,6 +208,7 @@ def move(
         columns["phase"] = None
     if state not in ACTIVE:
         columns |= {"finished_at": now, "head": 0}
+        journal_checkpoints.forget(connection, job_id)
     return _update(connection, job_id, columns)
 
 

@@ -115,6 +115,14 @@ MIGRATIONS: Final = (
     CREATE INDEX copy_files_by_source ON copy_files (source_inode)
         WHERE source_inode IS NOT NULL;
     """,
+    # Up to where a running job's copy is synced, while it is alive.
+    """
+    CREATE TABLE checkpoints (
+        job_id TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+        fingerprint TEXT NOT NULL,
+        position INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )
 
 VERSION: Final = len(MIGRATIONS)

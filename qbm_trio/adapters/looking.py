@@ -30,6 +30,7 @@ class Seen:
     there: os.stat_result | None  #: of what stands at the destination
     same_file: bool  #: both paths lead to one inode
     source_inode: tuple[int, int] | None  #: device and inode; None: it is missing
+    source_mtime_ns: int | None  #: None: it is missing
 
 
 async def look(
@@ -109,6 +110,7 @@ def _look(ssd: Path, hdd: Path, files: Sequence[PlannedFile]) -> tuple[Seen, ...
                 there=there,
                 same_file=there is not None and (there.st_dev, there.st_ino) == inode,
                 source_inode=inode,
+                source_mtime_ns=None if from_stat is None else from_stat.st_mtime_ns,
             )
         )
     return tuple(found)

@@ -37,6 +37,7 @@ async def prepare_staging(
     *,
     instance_id: str,
     job_id: str,
+    keep: bool = False,
     limiter: trio.CapacityLimiter,
 ) -> list[Path]:
     """Make the job's staging folders, empty ones: what an earlier try staged is removed.
@@ -46,6 +47,7 @@ async def prepare_staging(
         destinations: where the files will go, below ``base``; nothing is made there.
         instance_id: this service's own, from the journal.
         job_id: the job's.
+        keep: leave what an earlier try staged.
         limiter: for the thread.
 
     Returns:
@@ -58,17 +60,19 @@ async def prepare_staging(
         DiskError: the system refused otherwise.
     """
     return await trio.to_thread.run_sync(
-        partial(_prepare, base, destinations, instance_id, job_id), limiter=limiter
+        partial(_prepare, base, destinations, instance_id, job_id, keep), limiter=limiter
     )
 
 
-def _prepare(base: Path, destinations: Sequence[Path], instance_id: str, job_id: str) -> list[Path]:
+def _prepare(
+    base: Path, destinations: Sequence[Path], instance_id: str, job_id: str, keep: bool
+) -> list[Path]:
     try:
         real_base = Path(os.path.realpath(base))
         home = _make_staging(real_base, instance_id, job_id)
         noted = set(_notes(home, real_base))
         # The notes stay: what the last try learnt of the pool is still true.
-        for folder in (real_base, *noted):
+        for folder in () if keep else (real_base, *noted):
             _empty(folder / STAGING_NAME / instance_id / job_id)
         chosen: dict[Path, Path] = {}  # by folder of the destination
         by_existing: dict[Path, Path] = {}

@@ -2,7 +2,8 @@
 
 Every phase is in the journal before it begins, and every phase may be done again
 from its start: a job that was interrupted anywhere begins anew, and finds what is
-published already by its hashes, or, if it published it itself, by the journal.
+published already by its hashes, or, if it published it itself, by the journal. Only the
+copy goes on where it was, as far as that was synced and recorded.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ from ..adapters.looking import Seen, look, space_at
 from ..adapters.publishing import publish, set_aside, sync_adopted
 from ..core.client import QbittorrentClient
 from ..core.errors import DestinationChanged, DestinationConflict, JobError, MustWait
-from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent
+from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent, WaitReason
 from ..core.placement import Place
 from ..logs import rename_job
-from .destinations import Destinations, items_of
+from .destinations import Destinations
 from .hardlinks import Hardlinks, Turns
 from .jobs import Jobs
 from .planning import Plan, Planner
 from .publication import Publication
+from .stager import Stager
 from .staging import Staging
 from .tiers import Tiers
 from .workers import Running
@@ -76,7 +78,7 @@ class Tiering:
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
         self._computing = trio.CapacityLimiter(1)
-        self._staging = Staging(policy.hdd, tiers=tiers)
+        self._staging = Staging(policy.hdd, tiers=tiers, journal=journal)
         self._destinations = Destinations(
             journal=journal,
             tiers=tiers,
@@ -88,6 +90,16 @@ class Tiering:
         self._hardlinks = Hardlinks(
             policy.hdd,
             journal=journal,
+            tiers=tiers,
+            limiter=self._copies,
+            computing=self._computing,
+            verification=policy.copy_options.verification,
+            nice=policy.copy_options.nice,
+        )
+        self._stager = Stager(
+            policy.hdd,
+            staging=self._staging,
+            hardlinks=self._hardlinks,
             tiers=tiers,
             limiter=self._copies,
             computing=self._computing,
@@ -196,43 +208,38 @@ class Tiering:
         originals = await self._hardlinks.find(plan, seen)
         await self._require_room(running, plan, seen, besides=originals)
         adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
-        to_stage = [f.index for f in plan.files if f.wanted and f.index not in adopted]
         progress = running.progress
         # The disk may have been unmounted during a long comparison.
         await self._tiers.require()
         try:
-            # Before the room is measured: what an earlier try staged is removed here.
-            paths = await self._staging.prepare(
-                running.job.id,
-                await self._compute(
-                    lambda: [self._policy.hdd / plan.files[i].on_hdd for i in to_stage]
-                ),
+            # Before the room is measured: what an earlier try staged in vain is removed here.
+            staged = await self._stager.stage(
+                running.job.id, plan, seen, adopted=adopted, originals=originals
             )
-            staged = dict(zip(to_stage, paths, strict=True))
-            linked = await self._hardlinks.stage(plan, seen, originals, staged)
-            to_copy = {i: path for i, path in staged.items() if i not in linked}
-            on_hdd = {i: seen[i].destination for i in adopted}
-            on_hdd |= {i: link.staged for i, link in linked.items()}
-            items = await self._compute(lambda: items_of(plan, seen, to_copy, on_hdd))
-            progress.bytes_total = sum(plan.files[i].size_bytes for i in to_copy)
+            progress.bytes_total, progress.bytes_done = staged.bytes_total, staged.kept_bytes
             await self._enter(running, Phase.COPYING, bytes_total=progress.bytes_total)
-            with await self._room(running, seen):
+            with (
+                await self._room(running, seen),
+                self._staging.recording(running.job.id, staged.fingerprint) as record,
+            ):
                 running.restart_clock()
                 report = await copy_and_verify(
                     plan.metainfo,
-                    items,
+                    staged.items,
                     options=self._policy.copy_options,
                     progress=progress,
                     limiter=self._copies,
+                    resume_at=staged.resume_at,
+                    record=record,
                 )
             await self._publish(
                 running,
                 Publication(
                     plan=plan,
                     seen=seen,
-                    items=items,
+                    items=staged.items,
                     report=report,
-                    linked=linked,
+                    linked=staged.linked,
                     in_the_way=in_the_way,
                 ),
             )
@@ -241,9 +248,10 @@ class Tiering:
             # torrent's job: the next try compares it.
             await self._staging.drop(running.job.id)
             raise DestinationChanged(str(error)) from error
-        except JobError:
-            # A job that waits holds no room on the disk.
-            await self._staging.drop(running.job.id)
+        except JobError as error:
+            # A job that waits holds no room on the disk, unless it waits for the disk.
+            if not isinstance(error, MustWait) or error.reason is not WaitReason.TIER:
+                await self._staging.drop(running.job.id)
             raise
 
     async def _look(self, plan: Plan) -> Sequence[Seen]:
@@ -259,15 +267,17 @@ class Tiering:
         ``besides`` are files that are perhaps only hardlinked: that needs no room.
         A job that waits for space would else compare all that is there at each look.
         """
-        need = sum(
-            f.size_bytes
+        missing = [
+            f.index
             for f in plan.files
             if f.wanted and seen[f.index].there is None and f.index not in besides
-        )
+        ]
+        need = sum(plan.files[i].size_bytes for i in missing)
         for last in (False, True):
+            kept = await self._stager.kept_bytes(running.job.id, plan, missing)
             device, space = await self._space(seen)
             try:
-                self._tiers.require_room(need, device=device, free_bytes=space.free_bytes)
+                self._tiers.require_room(need - kept, device=device, free_bytes=space.free_bytes)
                 return
             except MustWait:
                 if last:

@@ -287,7 +287,9 @@ class Tiers:
         Raises:
             MustWait: there is not enough, other jobs' needs included.
         """
-        self.require_room(progress.bytes_total, device=device, free_bytes=free_bytes)
+        self.require_room(
+            progress.bytes_total - progress.bytes_done, device=device, free_bytes=free_bytes
+        )
         self._reserved[job_id] = _Reserved(device=device, progress=progress)
         try:
             yield

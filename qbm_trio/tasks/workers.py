@@ -47,16 +47,18 @@ class Running:
     progress: Progress = field(default_factory=Progress)
     note: str | None = None  #: what its user should know although it ended well
     began_at_trio: float = field(default_factory=trio.current_time)
+    began_at_bytes: int = 0  #: copied by an earlier try, so not at this one's rate
 
     def restart_clock(self) -> None:
-        """Measure the rate from now: the copy begins."""
+        """Measure the rate from now: the copy begins, or goes on."""
         self.began_at_trio = trio.current_time()
+        self.began_at_bytes = self.progress.bytes_done
 
     def shown(self) -> RunningJob:
         """What ``/status`` says of it."""
         elapsed_s = trio.current_time() - self.began_at_trio
         done, total = self.progress.bytes_done, self.progress.bytes_total
-        rate = done / elapsed_s if elapsed_s > 0 else 0.0
+        rate = (done - self.began_at_bytes) / elapsed_s if elapsed_s > 0 else 0.0
         return RunningJob(
             id=self.job.id,
             hash=self.job.torrent_id or self.job.hash,

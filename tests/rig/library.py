@@ -47,15 +47,18 @@ class Library:
         *,
         version: Version = Version.V1,
         category: str = "",
+        piece_length: int = 16 * 1024,
     ) -> Shelved:
         """Make one: a folder of files, or a single file of so many bytes. Not yet added."""
         ssd, seed = self.service.ssd, len(self.torrents)
         if isinstance(sizes, int):
             write_files(ssd, {name: sizes}, seed=seed)
-            torrent = make_torrent(ssd, name, version=version)
+            torrent = make_torrent(ssd, name, version=version, piece_length=piece_length)
         else:
             write_files(ssd / name, sizes, seed=seed)
-            torrent = make_torrent(ssd, name, list(sizes), version=version)
+            torrent = make_torrent(
+                ssd, name, list(sizes), version=version, piece_length=piece_length
+            )
         id = (torrent.infohash_v2 or torrent.infohash_v1 or "")[:40]
         shelved = Shelved(
             id=id,

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import libtorrent as lt
 
+_AT_ONCE_BYTES = 64 * 1024 * 1024
+
 
 class Version(Enum):
     """Which hashes a torrent carries."""
@@ -40,7 +42,9 @@ def write_files(folder: Path, sizes: Mapping[str, int], *, seed: int = 0) -> Non
     for name, size in sizes.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.randbytes(size))
+        with path.open("wb") as file:
+            for done in range(0, size, _AT_ONCE_BYTES):  # `random` makes 256 MiB at most
+                file.write(source.randbytes(min(size - done, _AT_ONCE_BYTES)))
 
 
 def make_torrent(

@@ -594,6 +594,7 @@ async def test_what_stands_at_the_files_own_places_is_nothing_to_link_to(tmp_pat
         there=(hdd / "there").stat(),
         same_file=False,
         source_inode=inode(ssd / "source"),
+        source_mtime_ns=0,
     )
     records = [record(name) for name in ("there", "same", "source", "other")]
     found = await find_originals(hdd, [seen], {0: records}, limiter=trio.CapacityLimiter(1))

@@ -195,7 +195,8 @@ async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
         ("planning", "plan_files"),
         ("planning", "_shown"),
         ("destinations", "items_of"),
-        ("tiering", "items_of"),
+        ("stager", "items_of"),
+        ("stager", "_fingerprint"),
         ("publication", "PublishItem"),
     ):
         watch_calls(
@@ -207,7 +208,7 @@ async def test_what_grows_with_the_files_is_not_computed_on_the_loop(
     fake = FakeQbittorrent()
     async with inside(tmp_path, client=fake) as service:
         assert (await service.tier(add(fake, service, "T"))).outcome is Outcome.TIERED
-    assert len(seen) == 5
+    assert len(seen) == 6
     assert threading.get_ident() not in set().union(*seen.values())
 
 

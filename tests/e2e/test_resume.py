@@ -1,0 +1,84 @@
+"""An interrupted copy goes on where it was: what that costs, says the kernel.
+
+Real qBittorrent, real service, ``kill -9``. ``rchar`` in ``/proc/PID/io`` counts every
+byte that a process has read, from the page cache too.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.rig.library import stage
+from tests.rig.service import Service
+from tests.rig.torrents import Version
+
+pytestmark = [pytest.mark.qbittorrent, pytest.mark.slow]
+
+log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+
+
+def bytes_read(service: Service) -> int:
+    """What the process has read since it was started."""
+    assert service.process is not None
+    lines = Path(f"/proc/{service.process.pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+def bytes_done(service: Service) -> int:
+    """How far the only job is."""
+    processes = service.http.get("/status").json()["processes"]
+    return sum(process["bytes_done"] for process in processes)
+
+
+@pytest.mark.parametrize(
+    ("version", "sizes", "piece_length", "kill_at_bytes"),
+    [
+        (Version.V1, 300 * MIB, 4 * MIB, 200 * MIB),
+        (Version.HYBRID, {f"{n:04}": 30_000 for n in range(4000)}, MIB, 90 * MIB),
+    ],
+    ids=["a large file", "small files"],
+)
+def test_after_a_kill_in_mid_copy_at_most_64_mib_are_read_again(
+    tmp_path: Path,
+    version: Version,
+    sizes: Mapping[str, int] | int,
+    piece_length: int,
+    kill_at_bytes: int,
+) -> None:
+    total_bytes = sizes if isinstance(sizes, int) else sum(sizes.values())
+    with stage(tmp_path, COPY_RATE_LIMIT_MB_S="80") as (service, library):
+        torrent = library.make("Film", sizes, version=version, piece_length=piece_length)
+        library.add()
+        service.start()
+        idle = bytes_read(service)
+        job_id = service.notify(torrent.id).json()["queue_id"]
+        service.wait_for(lambda: bytes_done(service) > kill_at_bytes, "it is in mid-copy")
+        assert service.process is not None
+        service.process.send_signal(signal.SIGSTOP)  # what it has read is all it will read
+        first = bytes_read(service) - idle
+        service.kill()
+        ((position,),) = service.on_disk("SELECT position FROM checkpoints")
+        assert position % piece_length == 0
+
+        service.env.pop("COPY_RATE_LIMIT_MB_S")
+        service.start()
+        job = service.wait_for_job(job_id, "done", "failed")
+        second = bytes_read(service) - idle
+        assert (job["state"], job["outcome"]) == ("done", "tiered")
+        assert job["bytes_copied"] == total_bytes
+        library.assert_tiered()
+        assert service.http.get("/status").json()["statistics"]["bytes_copied"] == total_bytes
+        assert "going on at" in service.output_of_run()
+        again = first + second - total_bytes
+        log.info("read again: %.1f MiB of %.1f", again / MIB, first / MIB)
+        assert again <= 64 * MIB
+        service.kill()
+        assert service.on_disk("SELECT * FROM checkpoints") == []
+        assert "Traceback" not in service.output()
