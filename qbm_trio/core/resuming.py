@@ -16,6 +16,7 @@ from .pieces import MetaFile, Metainfo, Span
 
 _MIB = 1024 * 1024
 READ_AGAIN_BYTES = 64 * _MIB  #: what a kill may cost; two pieces and 24 MiB if that is more
+_OTHER_BYTES = 4 * _MIB  #: of it, for what is not a torrent's data: the journal, a .torrent
 _INTERVAL_BYTES = 24 * _MIB
 
 
@@ -39,7 +40,7 @@ def pace(piece_length: int, *, read_ahead_bytes: int) -> Pace:
     """
     # The last piece that is proven may end this far behind what is written.
     behind = read_ahead_bytes + piece_length
-    lead = max(READ_AGAIN_BYTES - behind, behind + read_ahead_bytes)
+    lead = max(READ_AGAIN_BYTES - _OTHER_BYTES - behind, behind + read_ahead_bytes)
     return Pace(interval_bytes=min(_INTERVAL_BYTES, lead - behind), lead_bytes=lead)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.library import stage
+from tests.rig.library import Library, stage
 from tests.rig.service import Service
 from tests.rig.torrents import Version
 
@@ -40,8 +40,8 @@ def bytes_done(service: Service) -> int:
 @pytest.mark.parametrize(
     ("version", "sizes", "piece_length", "kill_at_bytes"),
     [
-        (Version.V1, 300 * MIB, 4 * MIB, 200 * MIB),
-        (Version.HYBRID, {f"{n:04}": 30_000 for n in range(4000)}, MIB, 90 * MIB),
+        (Version.V1, 220 * MIB, 4 * MIB, 120 * MIB),
+        (Version.HYBRID, {f"{n:04}": 30_000 for n in range(3000)}, MIB, 70 * MIB),
     ],
     ids=["a large file", "small files"],
 )
@@ -60,25 +60,54 @@ def test_after_a_kill_in_mid_copy_at_most_64_mib_are_read_again(
         idle = bytes_read(service)
         job_id = service.notify(torrent.id).json()["queue_id"]
         service.wait_for(lambda: bytes_done(service) > kill_at_bytes, "it is in mid-copy")
-        assert service.process is not None
-        service.process.send_signal(signal.SIGSTOP)  # what it has read is all it will read
-        first = bytes_read(service) - idle
-        service.kill()
-        ((position,),) = service.on_disk("SELECT position FROM checkpoints")
-        assert position % piece_length == 0
-
+        first = kill(service) - idle
         service.env.pop("COPY_RATE_LIMIT_MB_S")
-        service.start()
-        job = service.wait_for_job(job_id, "done", "failed")
-        second = bytes_read(service) - idle
-        assert (job["state"], job["outcome"]) == ("done", "tiered")
-        assert job["bytes_copied"] == total_bytes
-        library.assert_tiered()
-        assert service.http.get("/status").json()["statistics"]["bytes_copied"] == total_bytes
-        assert "going on at" in service.output_of_run()
-        again = first + second - total_bytes
-        log.info("read again: %.1f MiB of %.1f", again / MIB, first / MIB)
-        assert again <= 64 * MIB
-        service.kill()
+        finish(service, library, job_id, total_bytes, first, idle)
         assert service.on_disk("SELECT * FROM checkpoints") == []
-        assert "Traceback" not in service.output()
+
+
+def test_a_disk_that_takes_no_more_holds_the_copy_up_before_it_is_too_far_ahead(
+    tmp_path: Path,
+) -> None:
+    with stage(tmp_path) as (service, library):
+        torrent = library.make("Film", 250 * MIB, piece_length=16 * MIB)
+        library.add()
+        service.module = "tests.rig.stuck_disk"
+        service.start()
+        idle = bytes_read(service)
+        job_id = service.notify(torrent.id).json()["queue_id"]
+        service.wait_for(lambda: "stuck\n" in service.output(), "the copy waits for the disk")
+        first = kill(service) - idle
+        assert first > 40 * MIB
+        service.module = "qbm_trio"
+        finish(service, library, job_id, 250 * MIB, first, idle)
+
+
+def kill(service: Service) -> int:
+    """Kill it; give what it has read."""
+    assert service.process is not None
+    service.process.send_signal(signal.SIGSTOP)  # what it has read is all it will read
+    read = bytes_read(service)
+    service.kill()
+    ((position,),) = service.on_disk("SELECT position FROM checkpoints")
+    assert position % MIB == 0  # between two pieces
+    return read
+
+
+def finish(
+    service: Service, library: Library, job_id: str, total_bytes: int, first: int, idle: int
+) -> None:
+    """The next start finishes the job; what both read is not much more than all there is."""
+    service.start()
+    job = service.wait_for_job(job_id, "done", "failed")
+    second = bytes_read(service) - idle
+    assert (job["state"], job["outcome"]) == ("done", "tiered")
+    assert job["bytes_copied"] == total_bytes
+    library.assert_tiered()
+    assert service.http.get("/status").json()["statistics"]["bytes_copied"] == total_bytes
+    assert "going on at" in service.output_of_run()
+    again = first + second - total_bytes
+    log.info("read again: %.1f MiB of %.1f", again / MIB, first / MIB)
+    assert again <= 64 * MIB
+    assert "Traceback" not in service.output()
+    service.kill()
