@@ -113,8 +113,17 @@ async def _ours(metainfo: Metainfo, content: Content, hdd: Path) -> float:
         CopyItem(index=n, source=path, size_bytes=size, wanted=True, staged=stage)
         for n, (path, size, stage) in enumerate(zip(content.paths, sizes, staged, strict=True))
     ]
+    journal = staged[0].parent / "journal"
+
+    def record(position: int) -> None:
+        """Cost what a commit of the journal costs."""
+        with journal.open("w") as file:
+            file.write(str(position))
+            file.flush()
+            os.fsync(file.fileno())
+
     report = await copy_and_verify(
-        metainfo, items, options=OPTIONS, progress=Progress(), limiter=limiter
+        metainfo, items, options=OPTIONS, progress=Progress(), limiter=limiter, record=record
     )
     await publish(
         hdd,
