@@ -89,6 +89,7 @@ class Steps:
         self._now = now
         self._watch = TorrentWatch(client)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
+            Step.LOCATING: self._locate,
             Step.PREPARING: self._prepare,
             Step.STOPPING: self._stop,
             Step.REPOINTING: self._repoint,
@@ -117,6 +118,15 @@ class Steps:
             except TorrentUnknown:  # perhaps for a moment only
                 await self._watch.torrent(row.torrent_id)
                 await trio.sleep(_PAUSE_S)
+
+    async def _locate(self, row: Relocation) -> Result:
+        """Go on from what is found: the step that a restored journal knew may be long past."""
+        at_hdd = self._at_hdd(row, await self._watch.torrent(row.torrent_id))
+        event = await self._proofs.way_on(row, at_hdd=at_hdd)
+        if event is Event.MOVED:
+            await self._run_as_before(row)
+            await self._tag_as_moved(row)
+        return _said(event, "the journal was restored; by then its files on the SSD had gone")
 
     # -- forward
 

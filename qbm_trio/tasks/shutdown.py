@@ -15,6 +15,8 @@ class Shutdown:
     def __init__(self, *, whole_s: float) -> None:
         self.asked = trio.Event()
         self.signum = 0
+        self.why = ""  #: a clause that says who or what asked
+        self.status = 0  #: of the process, when it ends in order
         self.saved = False  #: the journal is closed: nothing can be lost any more
         self._whole_s = whole_s
 
@@ -25,10 +27,16 @@ class Shutdown:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
             self.signum = await anext(aiter(signals))
-            self.guard(self._whole_s)
-            self.asked.set()
+            self.ask(f"told to stop by {signal.Signals(self.signum).name}")
             signum = await anext(aiter(signals))
             os._exit(128 + signum)
+
+    def ask(self, why: str, *, status: int = 0) -> None:
+        """Have the service stop; see to it that it does."""
+        if not self.asked.is_set():
+            self.why, self.status = why, status
+            self.guard(self._whole_s)
+            self.asked.set()
 
     def guard(self, seconds: float) -> None:
         """See to it that the process ends within ``seconds``."""
@@ -39,4 +47,4 @@ class Shutdown:
 
     def exit_now(self) -> None:
         """End the process although a thread hangs in the kernel, on a dead disk for example."""
-        os._exit(0 if self.saved else 70)
+        os._exit(self.status if self.saved else 70)
