@@ -138,10 +138,8 @@ _Check = Callable[[Any], bool]
 def _jobs(connection: sqlite3.Connection) -> list[Row]:
     """The jobs that are alive; of those that only the indexes still have, id and hash."""
     found = {row["seq"]: row for row in _rows(connection, "jobs", "seq", _JOB, ALIVE)}
-    ids = dict(_pairs(connection, "SELECT seq, id FROM jobs INDEXED BY sqlite_autoindex_jobs_1"))
-    for seq, hash_ in _pairs(
-        connection, f"SELECT seq, hash FROM jobs INDEXED BY jobs_alive WHERE {ALIVE}"
-    ):
+    ids = _by_index(connection, "id", "sqlite_autoindex_jobs_1", "1")
+    for seq, hash_ in _by_index(connection, "hash", "jobs_alive", ALIVE).items():
         row = {**_UNKNOWN, "seq": seq, "hash": hash_, "id": ids.get(seq, secrets.token_hex(8))}
         if seq not in found and all(check(row[name]) for name, check in _JOB.items()):
             found[seq] = row
@@ -158,12 +156,19 @@ _UNKNOWN: Final[Row] = {
 }
 
 
-def _pairs(connection: sqlite3.Connection, query: str) -> list[tuple[Any, Any]]:
-    """What a query gives before the first damaged page; it must need no more than an index."""
-    pairs: list[tuple[Any, Any]] = []
-    with suppress(sqlite3.Error):
-        pairs.extend(tuple(row.values()) for row in connection.execute(query))
-    return pairs
+def _by_index(
+    connection: sqlite3.Connection, column: str, index: str, where: str
+) -> dict[int, Any]:
+    """A column of each job that an index has, before its first damaged page and after the last."""
+    found: dict[int, Any] = {}
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.Error):
+            for row in connection.execute(
+                f"SELECT seq, {column} FROM jobs INDEXED BY {index} WHERE {where}"
+                f" ORDER BY {column} {order}"
+            ):
+                found[row["seq"]] = row[column]
+    return found
 
 
 def _rows(
