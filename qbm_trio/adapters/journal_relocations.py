@@ -65,26 +65,27 @@ def begin(
     jobs = alive_with(connection, torrent_ids)
     if jobs:
         raise AlreadyRelocating(f"{jobs[0].name!r} has a job: {jobs[0].id} is {jobs[0].state}")
-    rows = []
-    for relocation in group:
-        values = asdict(relocation) | {
-            "id": None,  # SQLite gives one
-            "step": Step.PREPARING,
-            "error": None,
-            "begun_at": now,
-            "updated_at": now,
-            "checked_at": None,
-            "failed": False,
-            "tier_anew": False,
-            "freed_bytes": 0,
-        }
-        (row,) = connection.execute(
-            f"INSERT INTO relocations ({_COLUMNS})"
-            f" VALUES ({', '.join('?' * len(_NAMES))}) RETURNING {_COLUMNS}",
-            [values[name] for name in _NAMES],
-        )
-        rows.append(_relocation(row))
-    return rows
+    return [insert(connection, replace(row, step=Step.PREPARING), now=now) for row in group]
+
+
+def insert(connection: sqlite3.Connection, relocation: Relocation, *, now: float) -> Relocation:
+    """Record a relocation at its first step; the row as it is now, with its id."""
+    values = asdict(relocation) | {
+        "id": None,  # SQLite gives one
+        "error": None,
+        "begun_at": now,
+        "updated_at": now,
+        "checked_at": None,
+        "failed": False,
+        "tier_anew": False,
+        "freed_bytes": 0,
+    }
+    (row,) = connection.execute(
+        f"INSERT INTO relocations ({_COLUMNS})"
+        f" VALUES ({', '.join('?' * len(_NAMES))}) RETURNING {_COLUMNS}",
+        [values[name] for name in _NAMES],
+    )
+    return _relocation(row)
 
 
 def step(

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 BUILDING: Final = f"{FILE_NAME}.restoring"  #: half of one, of no use after a kill
 BUILT: Final = f"{FILE_NAME}.restored"  #: whole; takes the journal's place
+RESTORED_AT: Final = "restored_at"  #: a fact in it, until what it may lack was looked for
 DAMAGED: Final = f"{FILE_NAME}.damaged"  #: followed by the time at which it was set aside
 SCRATCH: Final = f"{FILE_NAME}.salvage"  #: what can be read of a damaged one; removed again
 
@@ -151,7 +152,7 @@ def _build(building: Path, damaged: Path, now: float) -> tuple[Point, str]:
         point, said = _fill_from_newest(connection, damaged.parent)
         jobs = sum(_add_job(connection, row, now) for row in rest.jobs)
         relocations = sum(_add_relocation(connection, row) for row in rest.relocations)
-        journal_facts.set_meta(connection, "restored_at", repr(now))
+        journal_facts.set_meta(connection, RESTORED_AT, repr(now))
         connection.execute("COMMIT")
     return point, (
         f"{said}, and, from what could be read of the damaged one, {jobs} jobs and "

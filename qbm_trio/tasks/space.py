@@ -41,6 +41,7 @@ from ..core.space_runs import (
     to_be_shown,
 )
 from .relocation import GroupWatch, Relocator
+from .relocation_lost import find_lost
 from .space_plans import SpacePlans, SpacePolicy
 from .space_run import Outside, Run
 from .space_survey import Need
@@ -172,6 +173,9 @@ class SpaceManagement:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await self._recover(nursery)
+                if not self.only_plans:
+                    for row in await find_lost(self._outside):
+                        self._start(nursery, [row])
                 nursery.start_soon(self._ask_after_jobs, job_ended)
                 nursery.start_soon(self._ask_when_back)
                 nursery.start_soon(self._ask_when_mounted)
