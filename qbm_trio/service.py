@@ -41,6 +41,7 @@ from .settings import Settings
 from .tasks.dry_run import describe_jobs
 from .tasks.housekeeping import keep_house, keep_recovery_points
 from .tasks.jobs import Jobs
+from .tasks.legacy import take_legacy
 from .tasks.observer import Observer
 from .tasks.policies import space_management, tagging_policy, tiering_policy
 from .tasks.prober import keep_contact
@@ -109,7 +110,7 @@ async def run(settings: Settings) -> int:
     async with trio.open_nursery() as infra:
         await infra.start(stop.watch_signals)
         await infra.start(journal.run, journal_thread)
-        infra.start_soon(_stop_when_damaged, journal, stop)
+        infra.start_soon(stop.when_damaged, journal)
         try:
             async with trio.open_nursery() as parts:
                 try:
@@ -127,13 +128,6 @@ async def run(settings: Settings) -> int:
             journal.close()
         infra.cancel_scope.cancel()
     return stop.status
-
-
-async def _stop_when_damaged(journal: Journal, stop: Shutdown) -> None:
-    """Nothing can be promised any more; the next start restores the journal."""
-    await journal.damaged.wait()
-    log.critical("the journal %s is damaged; start again: it is restored then", journal.path)
-    stop.ask("the journal is damaged", status=1)
 
 
 class Service:
@@ -218,6 +212,7 @@ class Service:
         try:
             instance_id = await journal.do(_instance_id)
             service = cls(settings, journal, instance_id, client)
+            await take_legacy(journal, service.save_state, dry_run=settings.dry_run)
             alive = await service.jobs.recover()
         except JournalUnwritable as error:
             raise JournalUnwritable(

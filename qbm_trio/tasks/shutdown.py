@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 
 import trio
+
+from ..adapters.journal import Journal
+
+log = logging.getLogger(__name__)
 
 
 class Shutdown:
@@ -37,6 +42,12 @@ class Shutdown:
             self.why, self.status = why, status
             self.guard(self._whole_s)
             self.asked.set()
+
+    async def when_damaged(self, journal: Journal) -> None:
+        """Stop when the journal is: nothing can be promised, and the next start restores it."""
+        await journal.damaged.wait()
+        log.critical("the journal %s is damaged; start again: it is restored then", journal.path)
+        self.ask("the journal is damaged", status=1)
 
     def guard(self, seconds: float) -> None:
         """See to it that the process ends within ``seconds``."""
