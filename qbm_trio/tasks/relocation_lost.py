@@ -9,26 +9,31 @@ import logging
 from functools import partial
 from pathlib import PurePosixPath
 from sqlite3 import Connection
+from typing import Final
 
 import trio
 
 from ..adapters import journal_copies, journal_facts, journal_relocations
 from ..adapters.journal_restore import RESTORED_AT
-from ..core.errors import JournalUnwritable, QbittorrentError
+from ..core.errors import QbittorrentError
 from ..core.model import Torrent
 from ..core.placement import unmap_path
 from ..core.relocation import Relocation, RunId, Step
 from ..core.space import RELOCATING_TAG
 from .space_run import Outside
-from .waits import JOURNAL_RETRY_S
 
 log = logging.getLogger(__name__)
 
+RETRY_S: Final = 30.0
 
-async def find_lost(outside: Outside) -> list[Relocation]:
-    """After a restore: record what is being relocated and is not known; once.
+
+async def find_lost(outside: Outside) -> list[list[Relocation]]:
+    """After a restore: record what is being relocated and is not known; once. A group each.
 
     Cancellation: it is looked for at the next start.
+
+    Raises:
+        JournalUnwritable: it cannot be recorded.
     """
     while True:
         try:
@@ -41,12 +46,13 @@ async def find_lost(outside: Outside) -> list[Relocation]:
                 for torrent in torrents
                 if RELOCATING_TAG in torrent.tags
             ]
-            return await outside.journal.do(
+            found = await outside.journal.do(
                 partial(_add, rows=[row for row in rows if row is not None], now=outside.now())
             )
-        except (QbittorrentError, JournalUnwritable) as error:
+            return [[row] for row in found]
+        except QbittorrentError as error:
             log.warning("relocations that the restored journal lacks are not found: %s", error)
-            await trio.sleep(JOURNAL_RETRY_S)
+            await trio.sleep(RETRY_S)
 
 
 async def _row(outside: Outside, torrent: Torrent) -> Relocation | None:

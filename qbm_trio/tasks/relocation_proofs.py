@@ -99,7 +99,7 @@ class Proofs:
         """
         return (await self._planned(row, anew=True))[1]
 
-    async def way_on(self, row: Relocation, *, at_hdd: bool) -> Event:
+    async def way_on(self, row: Relocation) -> Event:
         """Where a relocation goes on of which nobody knows how far it is.
 
         Returns:
@@ -113,7 +113,9 @@ class Proofs:
             MustWait: a tier is not mounted.
         """
         await self._tiers.require()
-        wanted = [file for file in await self.planned(row) if file.wanted]
+        listed, planned = await self._planned(row, anew=True)
+        at_hdd = PurePosixPath(listed.torrent.content_path).is_relative_to(row.to_path)
+        wanted = [file for file in planned if file.wanted]
         ssd, hdd = self._roots.ssd, self._roots.hdd
         there = [False] * len(wanted)
         for suffix in ("", UNFINISHED_SUFFIX):

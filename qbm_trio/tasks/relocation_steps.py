@@ -121,8 +121,7 @@ class Steps:
 
     async def _locate(self, row: Relocation) -> Result:
         """Go on from what is found: the step that a restored journal knew may be long past."""
-        at_hdd = self._at_hdd(row, await self._watch.torrent(row.torrent_id))
-        event = await self._proofs.way_on(row, at_hdd=at_hdd)
+        event = await self._proofs.way_on(row)
         if event is Event.MOVED:
             await self._run_as_before(row)
             await self._tag_as_moved(row)
@@ -166,8 +165,7 @@ class Steps:
             return _ADVANCE
         if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
             return Result(event=Event.FAIL, why=_STARTED)
-        why = "qBittorrent did not take the copy's place for its own"
-        return Result(event=Event.FAIL, why=why)
+        return _said(Event.FAIL, "qBittorrent did not take the copy's place for its own")
 
     async def _check(self, row: Relocation) -> Result:
         event = await self._watch.recheck(row, row.to_path)

@@ -173,9 +173,6 @@ class SpaceManagement:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await self._recover(nursery)
-                if not self.only_plans:
-                    for row in await find_lost(self._outside):
-                        self._start(nursery, [row])
                 nursery.start_soon(self._ask_after_jobs, job_ended)
                 nursery.start_soon(self._ask_when_back)
                 nursery.start_soon(self._ask_when_mounted)
@@ -204,7 +201,7 @@ class SpaceManagement:
                 if self.only_plans:
                     _say_open(await self._journal.do(journal_relocations.open_ones))
                     return
-                groups = await self._relocator.recover()
+                groups = await self._relocator.recover() + await find_lost(self._outside)
             except JournalUnwritable as error:
                 log.error("open relocations stand still: %s", error)
                 await trio.sleep(JOURNAL_RETRY_S)

@@ -24,7 +24,7 @@ from qbm_trio.adapters import (
 )
 from qbm_trio.adapters.journal import FILE_NAME, Journal
 from qbm_trio.adapters.journal_copies import Copy, CopyFile
-from qbm_trio.adapters.journal_damage import JournalDamaged, require_whole
+from qbm_trio.adapters.journal_damage import JournalDamaged, is_damage, require_whole
 from qbm_trio.adapters.journal_restore import BUILDING, BUILT, DAMAGED, open_journal
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable
@@ -315,6 +315,50 @@ def test_rows_that_cannot_be_what_was_written_are_left_out(state: Path) -> None:
         assert set(alive(journal)) == EVERYTHING - hashes(SAVED + 1)
         rows = journal_relocations.open_ones(journal._connection)
     assert [row.name for row in rows] == ["a"]
+
+
+def test_a_journal_that_may_not_be_read_is_set_aside_as_it_is(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = database(state).read_bytes()
+    real = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if Path(path) == database(state):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        journal = open_journal_once(state, patch)
+    assert journal.restored is not None
+    assert set(alive(journal)) >= IN_THE_POINT
+    journal._connection.close()
+    (kept,) = [name for name in aside(state) if not _end(name)]
+    assert (state / kept).read_bytes() == before
+
+
+def open_journal_once(state: Path, patch: pytest.MonkeyPatch) -> Journal:
+    """Open it; the new journal may be read again."""
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == BUILT:
+            patch.undo()
+        return real(self, target)
+
+    patch.setattr(Path, "rename", rename)
+    return open_journal(state, now=NOW)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_CORRUPT_INDEX])
+def test_a_disk_that_does_not_give_it_is_damage(code: int) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert is_damage(error)
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert not is_damage(error)
+    assert not is_damage(sqlite3.OperationalError("of Python's own"))
 
 
 # -- which recovery point
