@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -60,6 +61,17 @@ def _flip_root_of(name: str) -> Callable[[Path], None]:
     return damage
 
 
+def _change_letter_in_index(state: Path) -> None:
+    """The page is well-formed, and finds another hash than the table has."""
+    checkpoint(state)
+    content = bytearray(database(state).read_bytes())
+    begin = (_root_page(state, "jobs_alive") - 1) * PAGE_BYTES
+    hash_ = re.search(b"[0-9a-f]{40}", content[begin : begin + PAGE_BYTES])
+    assert hash_ is not None
+    content[begin + hash_.start()] ^= 1
+    database(state).write_bytes(content)
+
+
 def _zero_pages(state: Path) -> None:
     checkpoint(state)
     content = bytearray(database(state).read_bytes())
@@ -116,6 +128,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "bits flipped in the page size": _flip_page_size,
     "bits flipped in the table of jobs": _flip_root_of("jobs"),
     "bits flipped in an index": _flip_root_of("jobs_alive"),
+    "a letter changed in an index": _change_letter_in_index,
     "bits flipped in the copies": _flip_root_of("copies"),
     "pages of zeros": _zero_pages,
     "bits flipped in the log": _flip_frame,
