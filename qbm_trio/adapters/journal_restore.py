@@ -142,8 +142,9 @@ def _read(path: Path) -> Point:
 def _build(building: Path, damaged: Path, now: float) -> tuple[Point, str]:
     """Make it, whole on the disk, under another name; from what, and what is in it."""
     with closing(sqlite3.connect(building, isolation_level=None)) as connection:
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
+        # What is half built is of no use: its own journal need not be on the disk.
+        for pragma in ("synchronous=FULL", "journal_mode=MEMORY", "cache_size=-65536"):
+            connection.execute(f"PRAGMA {pragma}")
         migrate(connection)
         with building.open("rb") as file:
             header = file.read(100)
@@ -180,8 +181,7 @@ def _fill(connection: sqlite3.Connection, point: Point) -> str:
         journal_facts.set_meta(connection, name, value)
     for name, number in point.counters.items():
         journal_facts.count(connection, name, number)
-    for row in point.jobs:
-        _insert(connection, "jobs", row)
+    _insert(connection, "jobs", *point.jobs)
     files = sum(_add_copy(connection, row) for row in point.copies)
     for row in point.relocations:
         _add_relocation(connection, row)
@@ -221,10 +221,12 @@ def _add_copy(connection: sqlite3.Connection, row: Row) -> int:
     No job takes it for proof, and nothing of it is set aside without being asked for.
     """
     _insert(connection, "copies", row | {"bytes": row["size_bytes"], "job_id": ""})
-    for file in row["files"]:
-        values = file | {"idx": file["index"], "size": file["size_bytes"], "ours": 0}
-        _insert(connection, "copy_files", values | {"torrent_id": row["torrent_id"]})
-    return len(row["files"])
+    of = {"torrent_id": row["torrent_id"], "ours": 0}
+    files = [
+        file | of | {"idx": file["index"], "size": file["size_bytes"]} for file in row["files"]
+    ]
+    _insert(connection, "copy_files", *files)
+    return len(files)
 
 
 def _add_relocation(connection: sqlite3.Connection, row: Row) -> int:
@@ -245,12 +247,17 @@ def _has(connection: sqlite3.Connection, table: str, column: str, value: object)
     return rows.fetchone() is not None
 
 
-def _insert(connection: sqlite3.Connection, table: str, row: Row) -> None:
-    """Insert what of a row this version of the table knows."""
-    known = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
-    values = {name: row[name] for name in known if name in row}
-    names, marks = ", ".join(f'"{name}"' for name in values), ", ".join("?" * len(values))
-    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(values.values()))
+def _insert(connection: sqlite3.Connection, table: str, *rows: Row) -> None:
+    """Insert what of these rows, all of one kind, this version of the table knows."""
+    if not rows:
+        return
+    columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+    known = [name for name in columns if name in rows[0]]
+    names, marks = ", ".join(f'"{name}"' for name in known), ", ".join("?" * len(known))
+    connection.executemany(
+        f"INSERT INTO {table} ({names}) VALUES ({marks})",
+        ([row[name] for name in known] for row in rows),
+    )
 
 
 # -- the files
