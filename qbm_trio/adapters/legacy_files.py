@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from ..core.legacy import LegacyFile, queue_file, state_file
 from .recovery_point import sync_folder
 
@@ -33,24 +35,31 @@ class FoundFile:
     content: LegacyFile
 
 
-def find(state_dir: Path) -> list[FoundFile]:
-    """Read all of them. Blocks.
+async def find(state_dir: Path, *, limiter: trio.CapacityLimiter) -> list[FoundFile]:
+    """Read all of them.
 
     What is no file (a folder, a link) or cannot be read is left as it is, and said.
     """
-    return [
-        *_found(_queue_files(state_dir / QUEUE), queue_file, LARGEST_QUEUE_FILE_BYTES),
-        *_found(
-            [state_dir / STATE], lambda _, content: state_file(content), LARGEST_STATE_FILE_BYTES
-        ),
-    ]
+
+    def work() -> list[FoundFile]:
+        document = [state_dir / STATE]
+        return [
+            *_found(_queue_files(state_dir / QUEUE), queue_file, LARGEST_QUEUE_FILE_BYTES),
+            *_found(document, lambda _, content: state_file(content), LARGEST_STATE_FILE_BYTES),
+        ]
+
+    return await trio.to_thread.run_sync(work, limiter=limiter)
 
 
-def rename_all(files: Iterable[FoundFile]) -> set[str]:
+async def rename_all(files: Iterable[FoundFile], *, limiter: trio.CapacityLimiter) -> set[str]:
     """Give each the name that says what became of it; return the keys of those that kept theirs.
 
-    Blocks. What was renamed stays so, whatever happens: the folders are synced.
+    What was renamed stays so, whatever happens: the folders are synced.
     """
+    return await trio.to_thread.run_sync(_rename_all, files, limiter=limiter)
+
+
+def _rename_all(files: Iterable[FoundFile]) -> set[str]:
     kept: set[str] = set()
     folders: set[Path] = set()
     reason: OSError | None = None

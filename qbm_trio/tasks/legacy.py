@@ -47,7 +47,7 @@ async def take_legacy(
     """
     limiter = trio.CapacityLimiter(1)
     folder = journal.path.parent
-    files = await trio.to_thread.run_sync(legacy_files.find, folder, limiter=limiter)
+    files = await legacy_files.find(folder, limiter=limiter)
     if not files:
         await journal.do(partial(_note, keys=()))  # killed just before, it did not get there
         return
@@ -66,7 +66,7 @@ async def take_legacy(
     taken, running = await journal.do(partial(_take, files=files, now=time.time()))
     if taken:
         await save()
-    kept = await trio.to_thread.run_sync(legacy_files.rename_all, files, limiter=limiter)
+    kept = await legacy_files.rename_all(files, limiter=limiter)
     await journal.do(partial(_note, keys=kept))
     log.info(
         "took over %d torrents of the old tool (%d were running) from %d files; %d of these are "

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
+import trio
+
 from qbm_trio.__main__ import main
 from qbm_trio.adapters import legacy_files
 from qbm_trio.adapters.legacy_files import FoundFile
@@ -36,9 +38,11 @@ def rename_some(self: Path, target: Path) -> Path:
     return die() if renamed == 4 else rename(self, target)
 
 
-def rename_all_and_die(files: Iterable[FoundFile]) -> NoReturn:
+async def rename_all_and_die(
+    files: Iterable[FoundFile], *, limiter: trio.CapacityLimiter
+) -> NoReturn:
     """Rename them all, and no more."""
-    rename_all(files)
+    await rename_all(files, limiter=limiter)
     die()
 
 
