@@ -17,7 +17,6 @@ from __future__ import annotations
 import gc
 import logging
 import secrets
-import signal
 import socket
 import sqlite3
 import time
@@ -30,6 +29,7 @@ from pydantic import SecretStr
 from . import __version__
 from .adapters import disk, journal_facts, recovery_point
 from .adapters.journal import Journal
+from .adapters.journal_restore import open_journal
 from .adapters.qbittorrent import Qbittorrent
 from .adapters.recovery_point import SavedState
 from .adapters.state_dir import held
@@ -39,8 +39,9 @@ from .core.model import WaitReason
 from .logs import logging_to
 from .settings import Settings
 from .tasks.dry_run import describe_jobs
-from .tasks.housekeeping import keep_house
+from .tasks.housekeeping import keep_house, keep_recovery_points
 from .tasks.jobs import Jobs
+from .tasks.legacy import take_legacy
 from .tasks.observer import Observer
 from .tasks.policies import space_management, tagging_policy, tiering_policy
 from .tasks.prober import keep_contact
@@ -103,12 +104,13 @@ async def run(settings: Settings) -> int:
     listener = bind(settings.http_host, settings.http_port) if settings.http_enabled else None
     journal_thread = trio.CapacityLimiter(1)
     journal = await trio.to_thread.run_sync(
-        Journal.open, settings.state_dir, limiter=journal_thread
+        partial(open_journal, settings.state_dir, now=time.time()), limiter=journal_thread
     )
     stop = Shutdown(whole_s=settings.shutdown_grace_s + WHOLE_S)
     async with trio.open_nursery() as infra:
         await infra.start(stop.watch_signals)
         await infra.start(journal.run, journal_thread)
+        infra.start_soon(stop.when_damaged, journal)
         try:
             async with trio.open_nursery() as parts:
                 try:
@@ -125,7 +127,7 @@ async def run(settings: Settings) -> int:
         finally:
             journal.close()
         infra.cancel_scope.cancel()
-    return 0
+    return stop.status
 
 
 class Service:
@@ -210,6 +212,7 @@ class Service:
         try:
             instance_id = await journal.do(_instance_id)
             service = cls(settings, journal, instance_id, client)
+            await take_legacy(journal, service.save_state, dry_run=settings.dry_run)
             alive = await service.jobs.recover()
         except JournalUnwritable as error:
             raise JournalUnwritable(
@@ -233,10 +236,12 @@ class Service:
         if listener is not None:
             url = await parts.start(self._serve_http, listener)
         house = partial(keep_house, self.observer, self._journal, self._settings.job_retention_s)
+        points = partial(keep_recovery_points, self._journal, self.save_state)
         for part in (
             partial(keep_contact, self.client, self.waits),
             self.waits.run,
             house,
+            points,
             self._work,
         ):
             parts.start_soon(_telling, part)
@@ -317,7 +322,7 @@ class Service:
 
     async def drain(self, stop: Shutdown) -> None:
         """Stop in order: no new work, jobs, recovery point, journal, HTTP."""
-        log.info("told to stop by %s: draining", signal.Signals(stop.signum).name)
+        log.info("%s: draining", stop.why)
         began = trio.current_time()
         self.jobs.draining = True
         self.workers.drain_within(self._settings.shutdown_grace_s)
@@ -356,6 +361,8 @@ class Service:
         await self._http_ended.wait()
 
     async def _save_last(self) -> str:
+        if self._journal.damaged.is_set():
+            return "none"  # half of what it holds must not pass for all
         try:
             await self.observer.save_counters()
             return (await self.save_state()).path

@@ -64,6 +64,7 @@ def relocation_diagram() -> str:
     The user may remove a torrent at any open step: said below it, not drawn ten times.
     """
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {Step.PREPARING}: plan"]
+    lines += [f"    [*] --> {Step.LOCATING}: of a restored journal"]
     lines += [
         f"    {step} --> {after}: {event}"
         for (step, event), after in STEPS.items()

@@ -24,6 +24,7 @@ import outcome
 import trio
 
 from ..core.errors import JournalUnwritable
+from .journal_damage import JournalDamaged, is_damage, require_whole
 from .journal_schema import migrate
 
 log = logging.getLogger(__name__)
@@ -114,18 +115,23 @@ class Journal:
         self._closing = False
         self.closed = trio.Event()  #: set once everything is on disk and the file is closed
         self.problem: str | None = None  #: why the last write failed; None when it did not
+        self.restored: str | None = None  #: what was restored at this start, and why
+        self._damage: JournalUnwritable | None = None
+        self.damaged = trio.Event()  #: set once its file turns out not to be what was written
 
     @classmethod
     def open(cls, state_dir: Path) -> Journal:
         """Open or create the journal and bring its schema up to date. Blocks.
 
         Raises:
+            JournalDamaged: it is not what was written; its files are left as they are.
             JournalTooNew: see ``journal_schema``.
             JournalUnwritable: it cannot be opened or written.
         """
         path = state_dir / FILE_NAME
         connection: sqlite3.Connection | None = None
         try:
+            require_whole(path)
             # timeout=0: whoever holds the file does not let go, so waiting is in vain.
             connection = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False
@@ -142,8 +148,10 @@ class Journal:
         except BaseException as error:
             if connection is not None:
                 connection.close()  # it holds the file's lock
-            if not isinstance(error, sqlite3.Error):
+            if not isinstance(error, sqlite3.Error | OSError):
                 raise
+            if isinstance(error, sqlite3.Error) and is_damage(error):
+                raise JournalDamaged(str(error)) from error
             raise JournalUnwritable(
                 f"the journal {path} cannot be opened: {error}; it is left as it is; "
                 "look at the disk of STATE_DIR, its free space and the folder's owner, "
@@ -206,7 +214,7 @@ class Journal:
                 # RunFinishedError: the loop died under us; nobody is left to tell.
                 with suppress(trio.RunFinishedError):
                     token.run_sync_soon(self._deliver, batch)
-        with suppress(sqlite3.Error):  # the WAL is complete without it
+        with suppress(sqlite3.Error):  # the log is complete without it
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
 
@@ -225,6 +233,10 @@ class Journal:
                 return batch, False
 
     def _commit(self, batch: list[Pending[object]]) -> None:
+        if self._damage is not None:
+            for pending in batch:
+                pending.fail(self._damage)
+            return
         changes_before = self._connection.total_changes
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -237,9 +249,16 @@ class Journal:
                     self._connection.execute("ROLLBACK")
             self.problem = str(error)
             log.error("journal: %d operations could not be written: %s", len(batch), error)
+            if is_damage(error):
+                # Nothing more is written: it could only make it worse.
+                self._damage = JournalUnwritable(
+                    f"the journal is damaged ({error}); nothing was recorded; the service stops, "
+                    "and its next start restores the journal; send again then"
+                )
             for pending in batch:
                 pending.fail(
-                    JournalUnwritable(
+                    self._damage
+                    or JournalUnwritable(
                         f"the journal cannot be written ({error}); nothing was recorded; "
                         "free space on the disk of STATE_DIR or mend it, then try again"
                     )
@@ -259,7 +278,8 @@ class Journal:
         with suppress(sqlite3.Error):
             self._connection.execute("PRAGMA query_only=OFF")
 
-    @staticmethod
-    def _deliver(batch: list[Pending[object]]) -> None:
+    def _deliver(self, batch: list[Pending[object]]) -> None:
+        if self._damage is not None:
+            self.damaged.set()
         for pending in batch:
             pending.deliver()

@@ -325,6 +325,11 @@ def raise_priority(
     return _update(connection, job_id, {"priority": max(job.priority, priority), "updated_at": now})
 
 
+def to_head(connection: sqlite3.Connection, job_id: JobId) -> None:
+    """Have a job go before all others: it was running when an older tool stopped."""
+    connection.execute("UPDATE jobs SET head = 1 WHERE id = ? AND state <> 'running'", (job_id,))
+
+
 def resolve(
     connection: sqlite3.Connection,
     job_id: JobId,

@@ -33,7 +33,7 @@ from .journal_jobs import alive_with
 
 _NAMES: Final = tuple(Relocation.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(f'"{name}"' for name in _NAMES)
-_OPEN: Final = "step NOT IN ('done', 'undone', 'moved', 'gone')"
+STILL_OPEN: Final = "step NOT IN ('done', 'undone', 'moved', 'gone')"
 _FLAGS: Final = ("was_running", "force_start", "auto_management", "failed", "tier_anew")
 
 
@@ -59,32 +59,33 @@ def begin(
     """
     torrent_ids = [relocation.torrent_id for relocation in group]
     marks = ", ".join("?" * len(group))
-    taken = _select(connection, f"WHERE {_OPEN} AND torrent_id IN ({marks})", torrent_ids)
+    taken = _select(connection, f"WHERE {STILL_OPEN} AND torrent_id IN ({marks})", torrent_ids)
     if taken:
         raise AlreadyRelocating(f"{taken[0].name!r} is being relocated already: {taken[0].step}")
     jobs = alive_with(connection, torrent_ids)
     if jobs:
         raise AlreadyRelocating(f"{jobs[0].name!r} has a job: {jobs[0].id} is {jobs[0].state}")
-    rows = []
-    for relocation in group:
-        values = asdict(relocation) | {
-            "id": None,  # SQLite gives one
-            "step": Step.PREPARING,
-            "error": None,
-            "begun_at": now,
-            "updated_at": now,
-            "checked_at": None,
-            "failed": False,
-            "tier_anew": False,
-            "freed_bytes": 0,
-        }
-        (row,) = connection.execute(
-            f"INSERT INTO relocations ({_COLUMNS})"
-            f" VALUES ({', '.join('?' * len(_NAMES))}) RETURNING {_COLUMNS}",
-            [values[name] for name in _NAMES],
-        )
-        rows.append(_relocation(row))
-    return rows
+    return [insert(connection, replace(row, step=Step.PREPARING), now=now) for row in group]
+
+
+def insert(connection: sqlite3.Connection, relocation: Relocation, *, now: float) -> Relocation:
+    """Record a relocation at its first step; the row as it is now, with its id."""
+    values = asdict(relocation) | {
+        "id": None,  # SQLite gives one
+        "error": None,
+        "begun_at": now,
+        "updated_at": now,
+        "checked_at": None,
+        "failed": False,
+        "tier_anew": False,
+        "freed_bytes": 0,
+    }
+    (row,) = connection.execute(
+        f"INSERT INTO relocations ({_COLUMNS})"
+        f" VALUES ({', '.join('?' * len(_NAMES))}) RETURNING {_COLUMNS}",
+        [values[name] for name in _NAMES],
+    )
+    return _relocation(row)
 
 
 def step(
@@ -202,7 +203,7 @@ def get(connection: sqlite3.Connection, relocation_id: int) -> Relocation:
 
 def open_ones(connection: sqlite3.Connection) -> list[Relocation]:
     """Those with work left, oldest first."""
-    return _select(connection, f"WHERE {_OPEN} ORDER BY id")
+    return _select(connection, f"WHERE {STILL_OPEN} ORDER BY id")
 
 
 def group_rows(connection: sqlite3.Connection, run_id: RunId, group: str) -> list[Relocation]:
@@ -271,7 +272,7 @@ def last_run(connection: sqlite3.Connection) -> SpaceRun | None:
 def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
     """Forget relocations that ended before a time, and runs but the last; return how many."""
     gone = connection.execute(
-        f"DELETE FROM relocations WHERE updated_at < ? AND NOT {_OPEN}", (finished_before,)
+        f"DELETE FROM relocations WHERE updated_at < ? AND NOT {STILL_OPEN}", (finished_before,)
     ).rowcount
     connection.execute(
         "DELETE FROM space_runs WHERE begun_at < ? AND seq < (SELECT max(seq) FROM space_runs)",

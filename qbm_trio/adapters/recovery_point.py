@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from ..core.model import Job
 from . import journal_facts, journal_relocations
 from .journal import Journal
 from .journal_jobs import ALIVE, IN_ORDER
+from .journal_relocations import STILL_OPEN
 
 FORMAT: Final = 1
 KEPT: Final = 5
@@ -63,12 +65,28 @@ async def save(journal: Journal, *, now: float, limiter: trio.CapacityLimiter) -
     return SavedState(path=str(path), counts=counts, saved_at=now)
 
 
+def fingerprint(connection: sqlite3.Connection) -> tuple[tuple[object, ...], ...]:
+    """Changes with all that a recovery point is written for: not with a mere request.
+
+    Sums, for a clock that was put back makes the latest time no later.
+    """
+    return tuple(
+        connection.execute(query).fetchone()
+        for query in (
+            f"SELECT count(*), total(seq), total(updated_at) FROM jobs WHERE {ALIVE}",
+            "SELECT count(*), total(begun_at), total(published_at) FROM copies",
+            f"SELECT count(*), total(id), total(updated_at) FROM relocations WHERE {STILL_OPEN}",
+            "SELECT group_concat(name || value) FROM meta WHERE name != 'touched_at'",
+        )
+    )
+
+
 # -- what is in it: read and written in pages, so that neither the memory nor the
 # journal's other users feel how many files were ever copied
 
 
 def _pieces(journal: Journal, counts: dict[str, int], now: float) -> Iterator[str]:
-    """The text, piece by piece, for the thread that writes it; ``counts`` is filled in.
+    """The text but for its end, for the thread that writes it; ``counts`` is filled in.
 
     Each piece is a committed state of the journal, a later one than the piece before.
     That does no harm: a copy comes with all its files from one moment, and what is
@@ -89,7 +107,7 @@ def _pieces(journal: Journal, counts: dict[str, int], now: float) -> Iterator[st
         counts["copies"] += len(page.texts)
         counts["copy_files"] += page.files
         after = page.last
-    yield "\n]}\n"
+    yield "\n]"
 
 
 def _head(connection: sqlite3.Connection, *, now: float) -> tuple[str, list[dict[str, Any]], int]:
@@ -159,22 +177,74 @@ _encode = json.JSONEncoder().encode
 # -- the file
 
 
+def load(path: Path) -> dict[str, Any]:
+    """What a recovery point holds. Blocks.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not whole, not what was written, or of another format.
+    """
+    data = path.read_bytes()
+    body, mark, end = data.rpartition(_CHECKSUM.encode())
+    if mark and end.strip(b" }\n") != str(zlib.crc32(body)).encode():
+        raise ValueError("its checksum is wrong")
+    content = json.loads(data)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError("its format is none that this program knows")
+    return content
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_CHECKSUM: Final = ',\n"crc32": '
+"""Stands last, before the CRC-32 of all that is before it."""
+
+
+def _checked(pieces: Iterable[str]) -> Iterator[bytes]:
+    """The text as bytes, ended with its checksum."""
+    checksum = 0
+    for piece in pieces:
+        data = piece.encode()
+        checksum = zlib.crc32(data, checksum)
+        yield data
+    yield f"{_CHECKSUM}{checksum}}}\n".encode()
+
+
+def _name(folder: Path, now: float) -> str:
+    """A name later than all there are, also when the clock was put back since."""
+    latest = max((p.name for p in folder.glob(PATTERN)), default="")
+    name = _name_at(datetime.fromtimestamp(now, UTC))
+    if name <= latest:
+        with suppress(ValueError, OverflowError):
+            name = _name_at(datetime.strptime(latest, _NAME) + timedelta(microseconds=1))
+    return name
+
+
+def _name_at(time: datetime) -> str:
+    return time.strftime(_NAME)
+
+
+_NAME: Final = "recovery-%Y%m%dT%H%M%S.%fZ.json"
+
+
 def _write(folder: Path, pieces: Iterable[str], now: float) -> Path:
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    path = folder / f"recovery-{stamp}.json"
+    path = folder / _name(folder, now)
     part = folder / ".recovery.part"  # one name: a killed save leaves one file, once
     try:
-        with part.open("w", encoding="utf-8") as stream:
-            stream.writelines(pieces)
+        with part.open("wb") as stream:
+            stream.writelines(_checked(pieces))
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        # This one stays even if the clock was ahead when the others were named.
+        sync_folder(folder)
+        # This one stays even if another has a later name that tells no time.
         others = sorted(other for other in folder.glob(PATTERN) if other != path)
         for old in others[: 1 - KEPT]:
             old.unlink(missing_ok=True)

@@ -38,15 +38,31 @@ def held(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip() or "unknown"
             raise StateDirUnusable(
-                f"STATE_DIR {path} is in use by another qbm-trio (process {holder}); "
+                f"STATE_DIR {path} is in use by another qbm-trio (process {_holder(descriptor)}); "
                 "stop that one, or give this one a STATE_DIR of its own"
             ) from None
+        except OSError as error:
+            raise StateDirUnusable(
+                f"STATE_DIR {path} cannot be locked: {error.strerror}; put it on a local disk, "
+                "or on a share whose server keeps locks"
+            ) from error
         # Only told to people: on a full disk the lock holds all the same.
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(descriptor, f"{os.getpid()} {_host()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who has it, as far as the file tells; on a share, or in a container, another host."""
+    pid, _, host = os.pread(descriptor, 300, 0).decode("ascii", "replace").strip().partition(" ")
+    if host and host != _host():
+        return f"{pid} on the host {host}"
+    return pid or "unknown"
+
+
+def _host() -> str:
+    return os.uname().nodename.encode("ascii", "replace").decode("ascii")

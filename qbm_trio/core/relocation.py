@@ -23,6 +23,7 @@ RunId = NewType("RunId", str)
 class Step(StrEnum):
     """Where a relocation is. A torrent's place is its save path in qBittorrent."""
 
+    LOCATING = "locating"  #: of a restored journal: it may be further than was recorded
     PREPARING = "preparing"  #: tag on, automatic management off, download path cleared
     STOPPING = "stopping"
     REPOINTING = "repointing"  #: ``setLocation`` to the HDD
@@ -63,6 +64,11 @@ OPEN: Final = frozenset(Step) - ENDS
 
 MOVES: Final = MappingProxyType(
     {
+        # Its files are on the SSD; or some are gone, and only the HDD has them all; or it
+        # seeds from there, and nothing is left to do.
+        (Step.LOCATING, Event.ADVANCE): Step.RETURNING,
+        (Step.LOCATING, Event.SLIPPED): Step.REPAIRING,
+        (Step.LOCATING, Event.MOVED): Step.MOVED,
         (Step.PREPARING, Event.ADVANCE): Step.STOPPING,
         (Step.STOPPING, Event.ADVANCE): Step.REPOINTING,
         (Step.REPOINTING, Event.ADVANCE): Step.CHECKING,

@@ -1,24 +1,28 @@
-"""Small regular work: counters into the journal, old jobs out of it."""
+"""Small regular work: counters into the journal, old jobs out of it, recovery points."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from sqlite3 import Connection
 from typing import Final
 
+import trio
 from trio_util import periodic
 
-from ..adapters import journal_facts, journal_jobs, journal_relocations
+from ..adapters import journal_facts, journal_jobs, journal_relocations, recovery_point
 from ..adapters.journal import Journal
+from ..adapters.recovery_point import SavedState
 from ..core.errors import JournalUnwritable
 from .observer import Observer
 
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 15.0
+SAVE_INTERVAL_S = 900.0
 PRUNE_EVERY = 240
 """Old jobs are looked for once in so many rounds: once an hour."""
 _PRUNED: Final = (("jobs", journal_jobs.prune), ("relocations", journal_relocations.prune))
@@ -43,6 +47,22 @@ async def keep_house(observer: Observer, journal: Journal, retention_s: float) -
             except JournalUnwritable as error:
                 log.error("%s", error)
             number += 1
+
+
+async def keep_recovery_points(journal: Journal, save: Callable[[], Awaitable[SavedState]]) -> None:
+    """Write one every `SAVE_INTERVAL_S` if something has changed. Runs until cancelled."""
+    last = None
+    while True:
+        await trio.sleep(SAVE_INTERVAL_S)
+        try:
+            # Asked before: what changes during the save is in the next one.
+            now = await journal.do(recovery_point.fingerprint)
+            if now != last:
+                saved = await save()
+                log.info("recovery point %s: %s", saved.path, dict(saved.counts))
+                last = now
+        except JournalUnwritable as error:
+            log.error("no recovery point: %s", error)
 
 
 def _touch(connection: Connection) -> None:

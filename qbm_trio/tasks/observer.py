@@ -69,6 +69,8 @@ class Observer:
         if not self._client.contact.reachable:
             # Anyone may ask: the address and the user's name are for /status.
             problems.insert(0, "qBittorrent is unreachable or refuses the login; see /status")
+        if self._journal.restored is not None:
+            problems.insert(0, self._journal.restored)
         if self._journal.problem is not None:
             problems.insert(0, "the journal cannot be written; notifications are refused")
         return Health(status="degraded" if problems else "healthy", problems=tuple(problems))

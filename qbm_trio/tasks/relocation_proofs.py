@@ -20,12 +20,12 @@ from ..adapters.journal import Journal
 from ..adapters.journal_copies import CopyFile
 from ..adapters.looking import names_are_text
 from ..adapters.ssd_deletion import FileIdentity, JudgedFile, judge_files
-from ..adapters.ssd_files import real_places
+from ..adapters.ssd_files import UNFINISHED_SUFFIX, real_places
 from ..core.client import QbittorrentClient
 from ..core.errors import DiskError, JobError, MustWait, TorrentUnknown
 from ..core.model import TorrentId, WaitReason
 from ..core.placement import PlannedFile, plan_files
-from ..core.relocation import Relocation
+from ..core.relocation import Event, Relocation
 from ..core.roots import Roots
 from .published import published_files
 from .ssd_lists import Listed, SsdLists
@@ -98,6 +98,41 @@ class Proofs:
             NotAsPlanned: a place is not on its tier any more (other settings?).
         """
         return (await self._planned(row, anew=True))[1]
+
+    async def way_on(self, row: Relocation) -> Event:
+        """Where a relocation goes on of which nobody knows how far it is.
+
+        Returns:
+            ADVANCE: the SSD has all its wanted files, under their own names or as unfinished.
+            SLIPPED: it has not: only the HDD can. MOVED: and that is where it is, with nothing
+            left on the SSD that is known to be superfluous; sent back, it would take its
+            data along.
+
+        Raises:
+            NotAsPlanned: as `planned`.
+            MustWait: a tier is not mounted.
+        """
+        await self._tiers.require()
+        listed, planned = await self._planned(row, anew=True)
+        at_hdd = PurePosixPath(listed.torrent.content_path).is_relative_to(row.to_path)
+        wanted = [file for file in planned if file.wanted]
+        ssd, hdd = self._roots.ssd, self._roots.hdd
+        there = [False] * len(wanted)
+        for suffix in ("", UNFINISHED_SUFFIX):
+            both = [(Path(f"{ssd / f.on_ssd}{suffix}"), hdd / f.on_hdd) for f in wanted]
+            judged = await judge_files(both, limiter=self._tiers.ssd.limiter)
+            there = [was or now.file is not None for was, now in zip(there, judged, strict=True)]
+        await self._tiers.require()  # else it was not the disk that was looked at
+        if all(there):
+            return Event.ADVANCE
+        if at_hdd and not any(there):
+            return Event.MOVED
+        try:
+            await self.whole_copy(row)
+        except NotAsPlanned:
+            if at_hdd:
+                return Event.MOVED
+        return Event.SLIPPED
 
     async def whole_copy(self, row: Relocation) -> tuple[JudgedFile, ...]:
         """Prove that each file on the SSD, wanted or not, has its recorded copy on the HDD.

@@ -89,6 +89,7 @@ class Steps:
         self._now = now
         self._watch = TorrentWatch(client)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
+            Step.LOCATING: self._locate,
             Step.PREPARING: self._prepare,
             Step.STOPPING: self._stop,
             Step.REPOINTING: self._repoint,
@@ -117,6 +118,14 @@ class Steps:
             except TorrentUnknown:  # perhaps for a moment only
                 await self._watch.torrent(row.torrent_id)
                 await trio.sleep(_PAUSE_S)
+
+    async def _locate(self, row: Relocation) -> Result:
+        """Go on from what is found: the step that a restored journal knew may be long past."""
+        event = await self._proofs.way_on(row)
+        if event is Event.MOVED:
+            await self._run_as_before(row)
+            await self._tag_as_moved(row)
+        return _said(event, "the journal was restored; by then its files on the SSD had gone")
 
     # -- forward
 
@@ -156,8 +165,7 @@ class Steps:
             return _ADVANCE
         if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
             return Result(event=Event.FAIL, why=_STARTED)
-        why = "qBittorrent did not take the copy's place for its own"
-        return Result(event=Event.FAIL, why=why)
+        return _said(Event.FAIL, "qBittorrent did not take the copy's place for its own")
 
     async def _check(self, row: Relocation) -> Result:
         event = await self._watch.recheck(row, row.to_path)

@@ -41,6 +41,7 @@ from ..core.space_runs import (
     to_be_shown,
 )
 from .relocation import GroupWatch, Relocator
+from .relocation_lost import find_lost
 from .space_plans import SpacePlans, SpacePolicy
 from .space_run import Outside, Run
 from .space_survey import Need
@@ -200,7 +201,7 @@ class SpaceManagement:
                 if self.only_plans:
                     _say_open(await self._journal.do(journal_relocations.open_ones))
                     return
-                groups = await self._relocator.recover()
+                groups = await self._relocator.recover() + await find_lost(self._outside)
             except JournalUnwritable as error:
                 log.error("open relocations stand still: %s", error)
                 await trio.sleep(JOURNAL_RETRY_S)

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.hashes import normalise_hash
 from ..core.model import Notification
 from .bodies import Fields, as_model, integer_of_text, integral, usable_text
-from .hashes import normalise_hash
 from .messages import ApiError
 from .schemas import NotificationBody
 

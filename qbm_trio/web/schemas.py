@@ -16,9 +16,9 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from ..core.hashes import normalise_hash
 from ..core.model import JobState, OnConflict, Outcome, Phase, WaitReason
 from .bodies import integral
-from .hashes import normalise_hash
 
 
 def rfc3339(at: float) -> str:

@@ -99,14 +99,18 @@ def test_a_journal_of_a_newer_version_is_left_alone(service: Service) -> None:
 @pytest.mark.parametrize(
     "content", [b"not a database " * 1000, b"SQLite format 3\0" + b"\xff" * 9000]
 )
-def test_a_journal_that_is_no_database_is_said_and_left_alone(
+def test_a_journal_that_is_no_database_is_set_aside_and_said(
     service: Service, content: bytes
 ) -> None:
+    """What it is restored from: ``test_journal_damage.py``."""
     path = service.state / "journal.sqlite3"
     path.write_bytes(content)
-    line = refusal(service)
-    assert str(path) in line
-    assert path.read_bytes() == content
+    service.start()
+    (aside,) = service.state.glob("journal.sqlite3.damaged-*")
+    assert aside.read_bytes() == content
+    assert f"the journal {path} is damaged" in service.output_of_run()
+    assert "there is no recovery point that can be used" in service.output_of_run()
+    assert service.notify("1" * 40).status_code == 202
 
 
 def test_a_state_directory_that_cannot_be_made_is_said(service: Service) -> None:

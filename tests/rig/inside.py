@@ -6,6 +6,7 @@ events. qBittorrent is a real one, or whatever client a test puts in its place.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 import trio
 
 from qbm_trio.adapters.journal import Journal
+from qbm_trio.adapters.journal_restore import open_journal
 from qbm_trio.core.client import QbittorrentClient
 from qbm_trio.core.lifecycle import ACTIVE
 from qbm_trio.core.model import Job, JobId, JobState, Notification
@@ -128,7 +130,7 @@ async def inside(
             **env,
         }
     )
-    journal = Journal.open(settings.state_dir)
+    journal = open_journal(settings.state_dir, now=time.time())
     thread = trio.CapacityLimiter(1)
     async with trio.open_nursery() as infra:
         await infra.start(journal.run, thread)

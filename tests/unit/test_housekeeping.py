@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,22 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from qbm_trio.adapters import journal_facts, journal_jobs
+from qbm_trio.adapters import journal_copies, journal_facts, journal_jobs, journal_relocations
 from qbm_trio.adapters.journal import FILE_NAME
-from qbm_trio.core.model import Job, JobId, Notification
+from qbm_trio.adapters.journal_copies import Copy
+from qbm_trio.adapters.recovery_point import SavedState
+from qbm_trio.core.errors import JournalUnwritable
+from qbm_trio.core.model import Job, JobId, Notification, TorrentId, Verification
+from qbm_trio.core.relocation import Event, Relocation, RunId, Step
 from qbm_trio.service import Service
 from qbm_trio.settings import load
-from qbm_trio.tasks.housekeeping import INTERVAL_S, PRUNE_EVERY, keep_house
+from qbm_trio.tasks.housekeeping import (
+    INTERVAL_S,
+    PRUNE_EVERY,
+    SAVE_INTERVAL_S,
+    keep_house,
+    keep_recovery_points,
+)
 from tests.fakes.inline_journal import InlineJournal
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import inside
@@ -98,3 +109,88 @@ async def test_jobs_are_kept_as_long_as_the_settings_say(tmp_path: Path) -> None
             while len(shown) == 2:
                 shown = {job.id for job in (await service.service.observer.overview()).recent}
     assert shown == {ids[0]}
+
+
+async def test_a_recovery_point_is_written_every_quarter_of_an_hour_if_something_has_changed(
+    autojump_clock: MockClock, environ: dict[str, str]
+) -> None:
+    settings, _ = load(environ)
+    settings.state_dir.mkdir()
+    journal = InlineJournal.open(settings.state_dir)
+    assert isinstance(journal, InlineJournal)
+    service = Service(settings, journal, "x")
+    saves = 0
+    refused = False
+
+    async def save() -> SavedState:
+        nonlocal saves
+        if refused:
+            raise JournalUnwritable("the disk is full")
+        saves += 1
+        return SavedState(path="a point", counts={}, saved_at=0.0)
+
+    async def after_an_interval() -> int:
+        await trio.sleep(SAVE_INTERVAL_S)
+        return saves
+
+    assert SAVE_INTERVAL_S == 15 * 60
+    changes: list[Callable[[sqlite3.Connection], object]] = [
+        partial(journal_jobs.admit, n=Notification(hash="a" * 40), job_id=JobId("1"), now=1.0),
+        partial(journal_jobs.raise_priority, job_id=JobId("1"), priority=3, now=0.5),
+        partial(journal_jobs.cancel, job_id=JobId("1"), now=0.5),
+        partial(journal_copies.begin, copy=COPY, entries=[]),
+        partial(journal_copies.published, torrent_id=COPY.torrent_id, now=9.0),
+        partial(journal_relocations.begin, group=[RELOCATION], now=1.0),
+        partial(
+            journal_relocations.step, ids=[1], event=Event.ADVANCE, expected=Step.PREPARING, now=2.0
+        ),
+        partial(journal_facts.set_meta, name="tier.ssd", value="new"),
+    ]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_recovery_points, journal, save)
+        await trio.sleep(SAVE_INTERVAL_S / 2)
+        assert saves == 0
+        assert await after_an_interval() == 1, "what it was before this start is not known"
+        assert await after_an_interval() == 1, "nothing has changed"
+        for number, change in enumerate(changes, start=2):
+            await journal.do(change)
+            assert await after_an_interval() == number, change
+            # What is only counted is no reason to write hundreds of megabytes a day.
+            service.observer.api_requests += 1
+            await service.observer.save_counters()
+            await journal.do(partial(journal_facts.set_meta, name="touched_at", value=str(number)))
+            assert await after_an_interval() == number
+        refused = True
+        await journal.do(partial(journal_facts.set_meta, name="tier.hdd", value="new"))
+        before = await after_an_interval()
+        refused = False
+        assert await after_an_interval() == before + 1, "made up for"
+        nursery.cancel_scope.cancel()
+    journal.end()
+
+
+COPY = Copy(
+    torrent_id=TorrentId("c" * 40),
+    job_id=JobId("1"),
+    destination="tv",
+    save_root="/ssd",
+    category="tv",
+    name="a copy",
+    verification=Verification.PIECES,
+    size_bytes=7,
+    begun_at=1.5,
+    published_at=None,
+)
+RELOCATION = Relocation(
+    run_id=RunId("run"),
+    group="g",
+    torrent_id=TorrentId("d" * 40),
+    name="moving",
+    from_path="/ssd",
+    to_path="/hdd",
+    was_running=True,
+    force_start=False,
+    auto_management=False,
+    download_path="",
+    bytes=1,
+)

@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 from qbm_trio.adapters.journal import FILE_NAME, MOST_PER_COMMIT, Journal
+from qbm_trio.adapters.journal_damage import JournalDamaged
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable, NoSuchJob
 from tests.rig.journals import running
@@ -375,7 +376,7 @@ def test_a_journal_that_cannot_be_opened_says_what_to_look_at(tmp_path: Path) ->
     with pytest.raises(JournalUnwritable, match="left as it is; look at the disk of STATE_DIR"):
         Journal.open(tmp_path / "missing")
     (tmp_path / FILE_NAME).write_bytes(b"this is no database, whatever its name says" * 100)
-    with pytest.raises(JournalUnwritable, match="not a database"):
+    with pytest.raises(JournalDamaged, match="not a database"):
         Journal.open(tmp_path)
 
 

@@ -146,8 +146,10 @@ async def test_the_newest_five_are_kept_even_when_the_clock_was_set_back(tmp_pat
             for n in range(8)
         ]
         assert points(tmp_path) == made[-5:]
+        # The last is the newest, whatever the clock says: a restore begins with it.
         late = await recovery_point.save(journal, now=5e8, limiter=limiter)
-        assert points(tmp_path) == [Path(late.path).name, *made[-4:]]
+        assert points(tmp_path) == [*made[-4:], Path(late.path).name]
+        assert load(late.path)["saved_at"] == late.saved_at == 5e8
     assert not hidden(tmp_path)
 
 
@@ -259,15 +261,16 @@ def test_a_point_gets_its_name_only_after_all_of_it_is_on_the_disk_and_then_the_
 
     monkeypatch.setattr(os, "fsync", spy_fsync)
     monkeypatch.setattr(Path, "replace", spy_replace)
-    recovery_point._write(tmp_path, ["x" * 5, "y" * 7], 1e9)
-    assert steps == [("file", 12), ("rename", 0), ("folder", 0)]
+    size = recovery_point._write(tmp_path, ["{" * 5, "y" * 7], 1e9).stat().st_size
+    assert size > 12
+    assert steps == [("file", size), ("rename", 0), ("folder", 0)]
 
 
 SAVE_IN_A_LOOP = """
 import sys, trio
 from pathlib import Path
 from qbm_trio.adapters.recovery_point import _write
-pieces = ['{"jobs": [', *['{"name": "%s"},\\n' % ("x" * 1000)] * 499, '{}], "end": true\\n}']
+pieces = ['{"jobs": [', *['{"name": "%s"},\\n' % ("x" * 1000)] * 499, '{}], "end": true']
 print("ready", flush=True)
 n = 0
 while True:
@@ -296,7 +299,7 @@ def test_a_point_is_whole_or_absent_when_the_process_is_killed_at_any_moment(
                 while time.monotonic() < moment:
                     # A reader in between never sees half of one.
                     newest = folder / points(folder)[-1]
-                    assert newest.read_bytes().endswith(b'"end": true\n}')
+                    assert newest.read_bytes().endswith(b"}\n")
             finally:
                 child.send_signal(signal.SIGKILL)
         found = points(folder)

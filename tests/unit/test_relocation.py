@@ -26,6 +26,10 @@ from qbm_trio.core.relocation import (
 from qbm_trio.core.relocation import Step as S
 
 LIFE = """
+locating   advance   returning
+locating   slipped   repairing
+locating   moved     moved
+locating   gone      gone
 preparing  advance   stopping
 preparing  fail      undoing
 preparing  interrupt undoing
@@ -83,9 +87,9 @@ def test_the_table_cannot_be_changed_at_run_time() -> None:
         MOVES[S.DONE, Event.FAIL] = S.RETURNING  # type: ignore[index]
 
 
-def walked(events: Sequence[Event]) -> list[S]:
+def walked(events: Sequence[Event], first: S = S.PREPARING) -> list[S]:
     """The steps of one life; what the table refuses does not happen."""
-    steps = [S.PREPARING]
+    steps = [first]
     for event in events:
         if (steps[-1], event) in MOVES:
             steps.append(after(steps[-1], event))
@@ -101,6 +105,16 @@ def test_nothing_is_deleted_before_the_recheck_on_the_hdd_has_passed(happened: l
     if S.DELETING in steps:
         checked = steps.index(S.CHECKING)
         assert steps[checked + 1 : steps.index(S.DELETING) + 1] == [S.RESTORING, S.WAITING, S.DELETING]  # fmt: skip  # noqa: E501
+
+
+@given(events)
+def test_after_a_restored_journal_nothing_is_deleted_before_a_new_recheck(
+    happened: list[Event],
+) -> None:
+    steps = walked(happened, S.LOCATING)
+    assert not set(steps) & FORWARD
+    if S.DELETING in steps:
+        assert steps[: steps.index(S.DELETING)] == [S.LOCATING, S.REPAIRING]
 
 
 @given(events)
@@ -154,4 +168,4 @@ def test_a_group_is_checked_only_when_all_of_it_is_and_back_when_one_is() -> Non
 
 @given(st.lists(st.sampled_from(S), max_size=6))
 def test_a_group_is_deleted_only_when_none_of_it_can_still_go_back(group: list[S]) -> None:
-    assert may_delete(group) == (not set(group) & (FORWARD | BACK))
+    assert may_delete(group) == (not set(group) & (FORWARD | BACK | {S.LOCATING}))

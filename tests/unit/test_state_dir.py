@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -49,7 +51,7 @@ def test_a_second_holder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
             with pytest.raises(StateDirUnusable, match=rf"\(process {child.pid}\)"), held(state):
                 pytest.fail("held twice")
     with held(state):
-        assert (state / "lock").read_text() == f"{os.getpid()}\n"
+        assert (state / "lock").read_text() == f"{os.getpid()} {os.uname().nodename}\n"
 
 
 def test_kill_9_lets_go_of_it(tmp_path: Path) -> None:
@@ -82,6 +84,35 @@ def test_a_directory_that_cannot_be_made_is_named_with_what_to_do(tmp_path: Path
     (tmp_path / "file").touch()
     with pytest.raises(StateDirUnusable, match=r"STATE_DIR .*/file/x cannot be used: .*; make it"):
         held(tmp_path / "file" / "x").__enter__()
+
+
+def test_a_holder_on_another_host_is_said_to_be_there(tmp_path: Path) -> None:
+    """A share, or a container: its process number means nothing here."""
+    with held(tmp_path):
+        (tmp_path / "lock").write_text("4711 nas\n")
+        with pytest.raises(StateDirUnusable, match=r"\(process 4711 on the host nas\)"):
+            held(tmp_path).__enter__()
+        (tmp_path / "lock").write_text("4711\n")  # of an older version
+        with pytest.raises(StateDirUnusable, match=r"\(process 4711\)"):
+            held(tmp_path).__enter__()
+
+
+def test_the_lock_file_of_a_dead_one_is_no_obstacle(tmp_path: Path) -> None:
+    for left in (b"1 elsewhere\n", b"", b"\xff" * 1000):
+        (tmp_path / "lock").write_bytes(left)
+        with held(tmp_path):
+            pass
+
+
+def test_a_share_that_keeps_no_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StateDirUnusable, match="cannot be locked: No locks available; put it on"):
+        held(tmp_path).__enter__()
 
 
 def test_a_full_disk_does_not_keep_the_service_from_starting(small_disk: Path) -> None:

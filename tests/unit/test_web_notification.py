@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qbm_trio.core.hashes import normalise_hash
 from qbm_trio.core.model import Notification
 from qbm_trio.web.bodies import read_fields
-from qbm_trio.web.hashes import normalise_hash
 from qbm_trio.web.messages import ApiError, Call
 from qbm_trio.web.notification import read_notification
 

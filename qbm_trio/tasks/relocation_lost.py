@@ -1,0 +1,106 @@
+"""Relocations that a restored journal does not know: begun after its recovery point.
+
+Their torrents have our tag in qBittorrent, and are perhaps stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import PurePosixPath
+from sqlite3 import Connection
+from typing import Final
+
+import trio
+
+from ..adapters import journal_copies, journal_facts, journal_relocations
+from ..adapters.journal_restore import RESTORED_AT
+from ..core.errors import QbittorrentError
+from ..core.model import Torrent
+from ..core.placement import unmap_path
+from ..core.relocation import Relocation, RunId, Step
+from ..core.space import RELOCATING_TAG
+from .space_run import Outside
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 30.0
+
+
+async def find_lost(outside: Outside) -> list[list[Relocation]]:
+    """After a restore: record what is being relocated and is not known; once. A group each.
+
+    Cancellation: it is looked for at the next start.
+
+    Raises:
+        JournalUnwritable: it cannot be recorded.
+    """
+    while True:
+        try:
+            if await outside.journal.do(partial(journal_facts.meta, name=RESTORED_AT)) is None:
+                return []
+            await outside.client.wait_reachable()
+            torrents = await outside.client.torrents()
+            rows = [
+                await _row(outside, torrent)
+                for torrent in torrents
+                if RELOCATING_TAG in torrent.tags
+            ]
+            found = await outside.journal.do(
+                partial(_add, rows=[row for row in rows if row is not None], now=outside.now())
+            )
+            return [[row] for row in found]
+        except QbittorrentError as error:
+            log.warning("relocations that the restored journal lacks are not found: %s", error)
+            await trio.sleep(RETRY_S)
+
+
+async def _row(outside: Outside, torrent: Torrent) -> Relocation | None:
+    """What can be known of one; a torrent must not stay stopped for what cannot."""
+    roots, root = outside.roots, (await outside.lists.of(torrent)).root
+    copy = await outside.journal.do(partial(journal_copies.find, torrent_id=torrent.id))
+    on_hdd = roots.on_hdd(root)
+    if on_hdd is None:
+        from_path: str | None = root if roots.on_ssd(root) is not None else None
+        to_path = roots.hdd_folder(copy.destination if copy else "")
+    else:
+        beside = str(PurePosixPath(roots.ssd) / on_hdd)
+        from_path = copy.save_root if copy else unmap_path(beside, roots.path_mappings)
+        to_path = root
+    if from_path is None or to_path is None:
+        log.error(
+            "%r has the tag %s, and nothing is known of it: recheck and start it in qBittorrent, "
+            "and take the tag off",
+            torrent.name,
+            RELOCATING_TAG,
+        )
+        return None
+    return Relocation(
+        run_id=RunId("restored"),
+        group=torrent.id,
+        torrent_id=torrent.id,
+        name=torrent.name,
+        from_path=from_path,
+        to_path=to_path,
+        was_running=True,
+        force_start=False,
+        auto_management=False,
+        download_path="",
+        bytes=torrent.size_bytes,
+        step=Step.LOCATING,
+    )
+
+
+def _add(connection: Connection, *, rows: list[Relocation], now: float) -> list[Relocation]:
+    known = {row.torrent_id for row in journal_relocations.open_ones(connection)}
+    added = []
+    for row in rows:
+        if row.torrent_id not in known:
+            added.append(journal_relocations.insert(connection, row, now=now))
+            log.warning(
+                "%r was being relocated, which the restored journal does not know: it goes back "
+                "or on, and is started; its automatic management stays off",
+                row.name,
+            )
+    connection.execute("DELETE FROM meta WHERE name = ?", (RESTORED_AT,))
+    return added
