@@ -71,10 +71,7 @@ def require_whole(path: Path) -> None:
     _require_whole_log(log)
     logged = log.exists()
     try:
-        # For reading, and not alone: on closing, such a connection leaves all as it is.
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=0)) as reader:
-            reader.execute("PRAGMA cell_size_check=ON")
-            (found,) = reader.execute("PRAGMA integrity_check(1)").fetchone()
+        found = _asked(path)
     except sqlite3.Error as error:
         if not is_damage(error):
             raise
@@ -86,6 +83,30 @@ def require_whole(path: Path) -> None:
                 log.unlink()
     if found != "ok":
         raise JournalDamaged(" ".join(str(found).split()))
+
+
+def _asked(path: Path) -> object:
+    """What SQLite finds of the whole of it: ``ok``, or what is wrong first."""
+    try:
+        # For reading, and not alone: on closing, such a connection leaves all as it is.
+        return _check(f"{path.as_uri()}?mode=ro", "NORMAL")
+    except sqlite3.Error as error:
+        if is_damage(error) or not _may_be_full(error):
+            raise
+    # But it needs a file of its own beside it, for which a full disk has no room.
+    return _check(f"{path.as_uri()}?mode=rw", "EXCLUSIVE")
+
+
+def _check(uri: str, locking_mode: str) -> object:
+    with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA locking_mode={locking_mode}")
+        connection.execute("PRAGMA cell_size_check=ON")
+        return connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+
+
+def _may_be_full(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
 
 
 def wal_of(path: Path) -> Path:
