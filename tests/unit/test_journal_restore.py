@@ -230,7 +230,9 @@ def test_a_flipped_bit_anywhere_in_the_log_loses_no_job_without_a_word(
     """SQLite takes a damaged frame for the log's end, and forgets all behind it."""
     flip(wal(state), at, 1)
     with opened(state) as journal:
-        assert set(alive(journal)) == EVERYTHING
+        jobs = set(alive(journal))
+        # In the text of the schema it costs all that came after the recovery point.
+        assert jobs == EVERYTHING or (journal.restored is not None and jobs == IN_THE_POINT)
 
 
 @pytest.mark.parametrize("cut", [1, 100, 4120, 5000])
