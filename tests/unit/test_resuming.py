@@ -743,7 +743,7 @@ def test_a_copy_is_not_done_before_its_last_checkpoint_is(
         real(self)
 
     monkeypatch.setattr(Checkpoints, "finish", finish)
-    with copy.watched(monkeypatch):
+    with copy.watched(monkeypatch), monkeypatch.context() as patch:
         note, calls = disk_calls.fsync, itertools.count()
 
         def slow(fd: int) -> None:
@@ -751,7 +751,7 @@ def test_a_copy_is_not_done_before_its_last_checkpoint_is(
                 finishing.wait(5)
             note(fd)
 
-        monkeypatch.setattr(disk_calls, "fsync", slow)
+        patch.setattr(disk_calls, "fsync", slow)
         copy.assert_exact(copy.run())
         synced = {inode: content for inode, (content, _) in copy.on_disk.items()}
     for item in copy.items:

@@ -16,7 +16,7 @@ import trio
 from qbm_trio.adapters import copy_stream, copying, journal_checkpoints, journal_facts
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.adapters.journal_checkpoints import Checkpoint
-from qbm_trio.core.errors import DiskError, JobError, MustWait
+from qbm_trio.core.errors import DiskError, MustWait
 from qbm_trio.core.model import Job, JobId, JobState, Outcome, TorrentId, WaitReason
 from qbm_trio.core.resuming import Pace
 from qbm_trio.tasks.tiers import Tiers
@@ -65,14 +65,16 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> Tries:
     return tries
 
 
-def fails(error: JobError) -> Callable[[], None]:
-    def end() -> None:
-        raise error
-
-    return end
+def away() -> None:
+    raise MustWait("the disk is away", reason=WaitReason.TIER)
 
 
-AWAY = MustWait("the disk is away", reason=WaitReason.TIER)
+def full() -> None:
+    raise MustWait("the disk is full", reason=WaitReason.SPACE)
+
+
+def broken() -> None:
+    raise DiskError("an I/O error")
 
 
 def add(fake: FakeQbittorrent, service: Inside, name: str = "T") -> TorrentId:
@@ -85,7 +87,7 @@ async def checkpoint(service: Inside, job_id: JobId) -> Checkpoint | None:
 
 async def interrupted(service: Inside, id_: TorrentId, tries: Tries) -> tuple[Job, Checkpoint]:
     """A job that waits for its disk in mid-copy."""
-    tries.end = fails(AWAY)
+    tries.end = away
     job = await service.waits(await service.notify(id_))
     assert job.wait_reason is WaitReason.TIER
     found = await checkpoint(service, job.id)
@@ -216,17 +218,13 @@ async def test_another_verification_makes_the_copy_begin_anew(tmp_path: Path, tr
         assert tries.resumed_at == [0, 0]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [MustWait("full", reason=WaitReason.SPACE), DiskError("an I/O error")],
-    ids=["full disk", "I/O error"],
-)
+@pytest.mark.parametrize("end", [full, broken])
 async def test_what_fails_a_try_drops_its_staging_and_its_checkpoint(
-    tmp_path: Path, tries: Tries, error: JobError
+    tmp_path: Path, tries: Tries, end: Callable[[], None]
 ) -> None:
     fake = FakeQbittorrent()
     async with inside(tmp_path, client=fake) as service:
-        tries.end = fails(error)
+        tries.end = end
         job = await service.waits(await service.notify(add(fake, service)))
         assert service.staging() == []
         assert await checkpoint(service, job.id) is None
@@ -279,7 +277,7 @@ async def test_what_another_torrent_shares_is_shared_again_and_the_rest_goes_on(
         made = make_torrent(service.ssd, "T", [*FILES, "d"], piece_length=2 * PIECE)
         id_ = fake.add(made.data, save_path=str(service.ssd), category="cross")
         del tries.resumed_at[:], tries.begun_with[:]
-        tries.end, tries.end_at = fails(AWAY), TOTAL + 4 * PIECE
+        tries.end, tries.end_at = away, TOTAL + 4 * PIECE
         job = await service.waits(await service.notify(id_))
         found = await checkpoint(service, job.id)
         assert found is not None
