@@ -124,7 +124,7 @@ class Steps:
         """Go on from what is found: the step that a restored journal knew may be long past."""
         event = await self._proofs.way_on(row)
         if event is Event.MOVED:
-            await self._run_as_before(row)
+            await self._settings.run_as_before(row)
             await self._tag_as_moved(row)
         return _said(event, "the journal was restored; by then its files on the SSD had gone")
 
