@@ -1,13 +1,13 @@
 """All torrents as qBittorrent last told of them, kept by what it says has changed. Pure.
 
-A torrent is *removed* when the session in which we knew it says so. One that is only
+A torrent is *removed* when the session in which we knew it has it no more. One that is only
 missing from the list of a new session may be back: a qBittorrent that was killed
 forgets what was added last, and one that starts has not read all of its torrents yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -85,28 +85,34 @@ def keys_in(id: TorrentId, fields: Mapping[str, object]) -> Iterator[str]:
             yield str(fields[name])
 
 
-def apply(known: Snapshot, changes: Changes, *, now_s: float) -> Update:
+def met(id: TorrentId, name: str, hash: str) -> Torrent:
+    """One of which no more is known than that there is, or was, such a torrent."""
+    v1, v2 = (hash, "") if len(hash) == len(id) else ("", hash)
+    return replace(_BLANK, id=id, name=name, infohash_v1=v1, infohash_v2=v2)
+
+
+def apply(
+    known: Snapshot, changes: Changes, *, now_s: float, others: Iterable[Torrent] = ()
+) -> Update:
     """Bring a snapshot up to date.
 
     Args:
         known: the snapshot until now.
         changes: the answer to its number, or everything.
         now_s: on a monotonic clock.
+        others: torrents that were there before this was asked: the snapshot may not know
+            of one that came and went since the last answer.
     """
     torrents, changed = _torrents(known, changes)
     absent = {id: gone for id, gone in known.absent.items() if id not in torrents}
+    before = {t.id: t for t in others if t.id not in known.absent} | dict(known.torrents)
+    missing = {id: torrent for id, torrent in before.items() if id not in torrents}
     removed = []
     if changes.whole:
-        for id in known.torrents.keys() - torrents.keys():
-            absent[id] = Absent(
-                torrent=known.torrents[id], since_s=now_s, listed=len(known.torrents)
-            )
+        for id, torrent in missing.items():
+            absent[id] = Absent(torrent=torrent, since_s=now_s, listed=len(before))
     else:
-        removed = [
-            known.torrents[id]
-            for id in sorted(changes.removed - changes.torrents.keys())
-            if id in known.torrents
-        ]
+        removed = [missing[id] for id in sorted(missing)]
     for id, gone in sorted(absent.items()):
         if len(torrents) * 100 < gone.listed * WHOLE_PERCENT:
             absent[id] = replace(gone, since_s=now_s)

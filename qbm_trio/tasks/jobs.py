@@ -311,6 +311,10 @@ class Jobs:
         """The ids of all jobs with work to do."""
         return frozenset(self._alive)
 
+    def alive(self) -> list[Job]:
+        """All jobs with work to do, from memory."""
+        return list(self._alive.values())
+
     def now(self) -> float:
         """The wall clock, epoch seconds UTC."""
         return self._clock()

@@ -39,7 +39,7 @@ from ..core.reconciling import (
 from ..core.relocation import Event, IllegalStep, Relocation, RunId, Step
 from ..core.relocation_polls import STOPPED
 from ..core.roots import Roots
-from ..core.snapshot import Snapshot, Update, apply
+from ..core.snapshot import Snapshot, Update, apply, met
 from ..core.space import RELOCATING_TAG
 from .jobs import Jobs
 
@@ -121,6 +121,11 @@ class Reconciler:
     async def _look(self) -> None:
         began_s = trio.current_time()
         since, self._number = self._number, 0  # unless this is answered, ask for everything
+        others = [
+            met(job.torrent_id, job.name, job.hash)
+            for job in self._jobs.alive()
+            if job.torrent_id is not None and job.torrent_id not in self._snapshot.torrents
+        ]
         try:
             changes = await self._client.changes(since)
         except QbittorrentError as error:
@@ -137,7 +142,9 @@ class Reconciler:
         if changes.whole:
             self._before.clear()  # what was found twice must be so in one session
             self._whole_at_s = -inf
-        update = await self._compute(partial(apply, self._snapshot, changes, now_s=now_s))
+        update = await self._compute(
+            partial(apply, self._snapshot, changes, now_s=now_s, others=others)
+        )
         self._snapshot = update.snapshot
         self._removed += update.removed
         try:

@@ -56,3 +56,26 @@ def test_a_torrent_whose_hook_was_lost_is_found_within_one_interval_also_without
             service.wait_for(partial(copied, service, name), f"{name} is copied", WITHIN_S)
             assert time.monotonic() - began_s < INTERVAL_S + WORK_S
         assert service.output().count("never notified") == 3
+
+
+def test_the_job_of_a_torrent_that_is_removed_ends_and_its_staging_goes(
+    qbt: Qbt, root: Path
+) -> None:
+    env = {"RECONCILE_INTERVAL_S": str(INTERVAL_S), "COPY_RATE_LIMIT_MB_S": "0.5"}
+    with serving(root, qbt.url, **env) as service:
+        one = put(qbt, service.ssd / "tv", "Removed", {"a": 20_000_000}, category="tv")
+        job_id = service.notify(one.id).json()["queue_id"]
+        staging = service.hdd / ".qbm-staging"
+        service.wait_for(
+            lambda: any(path.is_file() for path in staging.glob(f"*/{job_id}/**/*")),
+            "it is being copied",
+        )
+        qbt.api.torrents_delete(delete_files=False, torrent_hashes=one.id)
+        job = service.wait_for_job(job_id, "cancelled", limit_s=WITHIN_S)
+        assert job["error_code"] == "torrent_removed"
+        assert "was removed from qBittorrent" in job["error"]
+        service.wait_for(
+            lambda: not list(staging.glob(f"*/{job_id}")), "its staging is gone", WITHIN_S
+        )
+        assert not (service.hdd / "tv").exists()
+        assert (service.ssd / "tv/Removed/a").exists()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qbm_trio.core.model import Torrent, TorrentId
-from qbm_trio.core.snapshot import REMOVED_AFTER_S, Changes, Snapshot, Update, apply
+from qbm_trio.core.snapshot import REMOVED_AFTER_S, Changes, Snapshot, Update, apply, met
 from qbm_trio.core.space import RELOCATING_TAG
 from tests.rig.seen import SEEDING
 
@@ -154,6 +154,23 @@ def test_one_that_was_removed_and_added_again_is_not_gone() -> None:
     update = apply(known(*MANY), since({id: {"tags": frozenset({"x"})}}, (id,)), now_s=1.0)
     assert not update.removed
     assert id in update.snapshot.torrents
+
+
+def test_one_that_came_and_went_between_two_answers_is_gone_if_others_saw_it() -> None:
+    seen_by_a_job = met(TorrentId("f" * 40), "quick", "e" * 64)
+    assert set(seen_by_a_job.hashes) == {"f" * 40, "e" * 64}
+    update = apply(known(*MANY), since(), now_s=1.0, others=[seen_by_a_job, MANY[0]])
+    assert update.removed == (seen_by_a_job,)
+
+
+def test_one_that_others_saw_in_an_earlier_session_may_be_back() -> None:
+    """A killed qBittorrent forgets what was added last: that is what jobs are about."""
+    seen_by_a_job = met(TorrentId("f" * 40), "quick", "e" * 40)
+    update = apply(known(*MANY), whole(*MANY), now_s=1.0, others=[seen_by_a_job])
+    assert not update.removed
+    again = apply(update.snapshot, since(), now_s=2.0, others=[seen_by_a_job])
+    assert not again.removed
+    assert apply(again.snapshot, since(), now_s=1.0 + REMOVED_AFTER_S).removed == (seen_by_a_job,)
 
 
 def test_one_that_a_new_session_misses_is_gone_only_after_ten_minutes() -> None:
