@@ -51,6 +51,8 @@ FOUND_PRIORITY: Final = -10
 """Of the jobs that it asks for: after those of hooks, before those of space management."""
 SHARE: Final = 20
 """A twentieth of the time at most: on 4.5 qBittorrent does nothing else meanwhile."""
+REMEMBERED_S: Final = 86400.0
+"""What finished within this time is looked for, even if no ended job is kept for so long."""
 WHOLE_EVERY_S: Final = 600.0
 """So often all torrents are compared, and not only those that changed."""
 
@@ -110,7 +112,7 @@ class Reconciler:
             while True:
                 # While it is away the prober alone calls it.
                 await self._client.wait_reachable()
-                await self._look()
+                await self.look()
                 self.looked.set()
                 self.looked = trio.Event()
                 with trio.CancelScope(deadline=self._next_s):
@@ -118,7 +120,8 @@ class Reconciler:
                     await self._client.wait_reachable()
                 await trio.sleep_until(self._not_before_s)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Ask once what has changed, and do what must be done about it."""
         began_s = trio.current_time()
         since, self._number = self._number, 0  # unless this is answered, ask for everything
         others = [
@@ -185,7 +188,7 @@ class Reconciler:
 
     def _rules(self) -> Rules:
         # Older jobs are forgotten: that there was none cannot be told any more.
-        remembered_since = self._jobs.now() - self._policy.retention_s
+        remembered_since = self._jobs.now() - max(self._policy.retention_s, REMEMBERED_S)
         return Rules(
             roots=self._policy.roots, finished_after=max(self._first_run_at, remembered_since)
         )

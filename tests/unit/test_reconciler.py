@@ -281,6 +281,19 @@ async def test_a_full_queue_drops_nothing_that_is_found(
         assert set(await it.hashes()) == ids
 
 
+async def test_one_that_finished_before_the_journal_remembers_is_left_to_space_management(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its user may have cancelled its job, which is forgotten by now."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        later = NOW + 40 * 86400.0
+        monkeypatch.setattr(it.jobs, "_clock", lambda: later)
+        it.add("Long ago")
+        id = it.add("Of late", completed_at=later - 29 * 86400.0)
+        await it.look()
+        assert await it.hashes() == [id]
+
+
 async def test_a_hook_that_comes_late_finds_its_job(tmp_path: Path, mock_clock: MockClock) -> None:
     async with reconciling(tmp_path, mock_clock) as it:
         id = it.add("Late")
