@@ -1,7 +1,7 @@
 """What must be done about a torrent, from what qBittorrent and the journal say of it. Pure.
 
 The two are asked one after the other, and qBittorrent's answers lag: what contradicts
-the journal is believed only when it is found twice in one session. A torrent that has
+the journal is believed only when it is found twice, some time apart. A torrent that has
 merely no job needs no such care: it gets one, and the hook that comes late finds it.
 """
 
@@ -133,11 +133,6 @@ def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
         return None
     ran = last.step is Step.MOVED and (last.was_running or last.force_start)
     return Finding(what=What.RELEASE, start=ran and torrent.state in STOPPED_COMPLETE)
-
-
-def confirmed(finding: Finding, before: Finding | None) -> bool:
-    """Whether a finding may be acted on, given what was found the last time, if anything."""
-    return finding.what is not None and (finding.at_once or finding == before)
 
 
 def _on_ssd(torrent: Torrent, roots: Roots) -> bool:

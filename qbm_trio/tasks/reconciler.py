@@ -31,7 +31,6 @@ from ..core.reconciling import (
     Known,
     Rules,
     What,
-    confirmed,
     could_matter,
     finished_at,
     judge,
@@ -53,6 +52,8 @@ SHARE: Final = 20
 """A twentieth of the time at most: on 4.5 qBittorrent does nothing else meanwhile."""
 REMEMBERED_S: Final = 86400.0
 """What finished within this time is looked for, even if no ended job is kept for so long."""
+BELIEVED_AFTER_S: Final = 10.0
+"""So long must be found again what contradicts the journal; less with a short interval."""
 WHOLE_EVERY_S: Final = 600.0
 """So often all torrents are compared, and not only those that changed."""
 
@@ -92,7 +93,7 @@ class Reconciler:
         self._scope = trio.CancelScope()
         self._number = 0  #: of the last answer; 0 asks for everything
         self._snapshot = Snapshot()
-        self._before: dict[TorrentId, Finding] = {}  #: not acted on yet: found again, it is
+        self._found: dict[TorrentId, tuple[Finding, float]] = {}  #: not acted on yet; since when
         self._removed: list[Torrent] = []
         self._ran: dict[TorrentId, bool] = {}  #: whether each seeded when it last was complete
         self._not_before_s = -inf
@@ -143,7 +144,6 @@ class Reconciler:
         self._next_s = max(began_s + self._policy.interval_s, self._not_before_s)
         self._number = changes.number
         if changes.whole:
-            self._before.clear()  # what was found twice must be so in one session
             self._whole_at_s = -inf
         update = await self._compute(
             partial(apply, self._snapshot, changes, now_s=now_s, others=others)
@@ -164,7 +164,7 @@ class Reconciler:
     async def _compare(self, update: Update, now_s: float) -> None:
         torrents = update.snapshot.torrents
         whole = now_s - self._whole_at_s >= WHOLE_EVERY_S
-        ids: Iterable[TorrentId] = torrents if whole else update.changed | self._before.keys()
+        ids: Iterable[TorrentId] = torrents if whole else update.changed | self._found.keys()
         rules = self._rules()
         matter = await self._compute(
             lambda: [t for id in ids if (t := torrents.get(id)) and could_matter(t, rules)]
@@ -176,12 +176,18 @@ class Reconciler:
         found = await self._compute(
             lambda: [(t, f) for t in matter if (f := judge(t, known[t.id], rules)) is not None]
         )
-        before, self._before = self._before, {t.id: finding for t, finding in found}
+        before, self._found = self._found, {}
         for torrent, finding in found:
-            if confirmed(finding, before.get(torrent.id)):
+            first, since_s = before.get(torrent.id, (finding, now_s))
+            self._found[torrent.id] = (finding, since_s if first == finding else now_s)
+        # Two looks may follow each other at once, when qBittorrent comes and goes.
+        believed_s = now_s - min(BELIEVED_AFTER_S, self._policy.interval_s / 2)
+        for torrent, finding in found:
+            twice = torrent.id in before and self._found[torrent.id][1] <= believed_s
+            if finding.what is not None and (finding.at_once or twice):
                 await self._act(torrent, finding, known[torrent.id])
         for torrent in matter:
-            if torrent.state in SEEDING and torrent.id not in self._before:
+            if torrent.state in SEEDING and torrent.id not in self._found:
                 self._ran[torrent.id] = torrent.state not in STOPPED
         if whole:
             self._whole_at_s = now_s
@@ -242,7 +248,7 @@ class Reconciler:
         elif what is not None and last is not None:
             await self._take_up(torrent, last, at=_BEGINS[what])
             return
-        self._before.pop(torrent.id, None)
+        self._found.pop(torrent.id, None)
 
     async def _tier(self, torrent: Torrent) -> None:
         await self._jobs.accept(

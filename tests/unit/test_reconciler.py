@@ -247,6 +247,7 @@ async def test_a_call_that_always_fails_is_no_storm_and_its_return_is_seen_in_an
         asked = [call for call in it.fake.calls if call[0] == "changes"]
         assert len(asked) <= (trio.current_time() - began) / INTERVAL_S + 1
         assert caplog.text.count("does not list its torrents") == 1
+        assert set(asked[1:]) == {("changes", 0)}, "a lost answer may have been the next"
         failing = False
         id = it.add("Lost")
         await it.fake.version()
@@ -424,10 +425,21 @@ async def test_what_is_seen_only_once_is_not_believed(
         await it.restart()
         it.fake.change(id, state="stalledUP", content_path="/hdd/tv/Starting")
         await it.looks(3)
-        it.fake.change(id, state=MISSING_FILES, content_path="/ssd/Starting")
-        await it.look()
-        await it.restart()  # once in each of two sessions
         assert it.begun == []
+
+
+async def test_what_is_seen_twice_at_once_is_not_believed_yet(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """QBittorrent comes and goes while it starts, and there is a look at each return."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Starting", completed_at=1.0, state=MISSING_FILES)
+        await it.relocated(id)
+        for _ in range(5):
+            await it.restart()
+        assert it.begun == []
+        await it.look()
+        assert len(it.begun) == 1
 
 
 async def test_what_cannot_be_begun_now_is_begun_later(

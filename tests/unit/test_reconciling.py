@@ -20,7 +20,6 @@ from qbm_trio.core.reconciling import (
     LastJob,
     Rules,
     What,
-    confirmed,
     could_matter,
     judge,
 )
@@ -154,14 +153,11 @@ def test_what_could_not_matter_has_nothing_found_of_it(torrent: Torrent, known: 
         assert judge(torrent, known, RULES) in (None, LOOK_AGAIN)
 
 
-@given(torrents, facts, st.none() | st.builds(Finding, what=st.none() | st.sampled_from(What)))
-def test_but_for_a_job_nothing_is_done_that_was_not_found_twice(
-    torrent: Torrent, known: Known, before: Finding | None
-) -> None:
+@given(torrents, facts)
+def test_only_a_job_may_be_given_at_once(torrent: Torrent, known: Known) -> None:
     finding = judge(torrent, known, RULES)
-    if finding is not None and confirmed(finding, before):
-        assert finding.what is not None
-        assert finding.what is What.TIER or finding == before
+    if finding is not None:
+        assert finding.at_once is (finding.what is What.TIER)
 
 
 # -- lost hooks
