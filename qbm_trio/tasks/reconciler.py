@@ -141,7 +141,7 @@ class Reconciler:
             return
         now_s = trio.current_time()
         self._not_before_s = began_s + SHARE * (now_s - began_s)
-        self._next_s = max(began_s + self._policy.interval_s, self._not_before_s)
+        self._next_s = began_s + self._policy.interval_s
         self._number = changes.number
         if changes.whole:
             self._whole_at_s = -inf

@@ -12,7 +12,7 @@ from qbm_trio.core.model import JobState
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import condition, inside, make
 
-READS = {"version", "changes", "torrent", "files", "export", "find"}
+READS = {"version", "torrent", "files", "export", "find"}
 
 
 async def test_each_job_is_described_once_and_stays_queued(

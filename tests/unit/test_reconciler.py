@@ -329,6 +329,18 @@ async def test_what_the_journal_refused_is_found_again(
         assert await it.hashes() == [id]
 
 
+async def test_what_could_not_be_compared_is_compared_at_the_next_look(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Refused")
+        with monkeypatch.context() as patch:
+            patch.setattr(it.journal, "do", _refusing)
+            await it.look()
+        await it.look()
+        assert await it.hashes() == [id]
+
+
 async def _refusing(*_: object, **__: object) -> None:
     await trio.lowlevel.checkpoint()
     raise JournalUnwritable("no room")

@@ -49,9 +49,8 @@ class Story:
         if self._unanswered:
             self._unanswered -= 1
             raise away()
-        steady = name in ("version", "changes")
-        self._calls += not steady
-        if steady or not self._events or self._calls < self._events[0][0]:
+        self._calls += name != "version"
+        if name == "version" or not self._events or self._calls < self._events[0][0]:
             return
         _, event = self._events.pop(0)
         self.told.append(f"{event} at call {self._calls}: {name} {arguments[:1]}")
