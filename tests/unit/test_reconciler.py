@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -188,10 +189,14 @@ async def test_it_looks_once_an_interval_with_one_call(
             it.fake.add(make(tmp_path / "ssd", f"t{number}", 1, seed=number).data, save_path="/ssd")
         await it.look()
         del it.fake.calls[:]
+        cpu_s = []
         for _ in range(5):
             await it.no_look(INTERVAL_S - 1)
+            began_s = time.process_time()
             await it.look(1)
+            cpu_s.append(time.process_time() - began_s)
         assert [name for name, *_ in it.fake.calls] == ["changes"] * 5
+        assert min(cpu_s) < 0.020
         assert await it.hashes() == []
 
 
