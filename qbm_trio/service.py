@@ -147,10 +147,7 @@ class Service:
         *,
         first_run_at: float = inf,
     ) -> None:
-        """``client`` takes the place of the one that the settings describe.
-
-        Torrents that finished after ``first_run_at`` are to have a job, notified or not.
-        """
+        """``client`` takes the place of that of the settings; ``first_run_at`` is epoch seconds."""
         self._settings = settings
         self._journal = journal
         self._files = trio.CapacityLimiter(1)
@@ -204,6 +201,7 @@ class Service:
             jobs=self.jobs,
             journal=journal,
             begin_again=self.space.begin_again,
+            relocations_known=self.space.relocations_known,
             first_run_at=first_run_at,
         )
         self.observer = Observer(

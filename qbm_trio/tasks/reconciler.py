@@ -79,14 +79,27 @@ class Reconciler:
         jobs: Jobs,
         journal: Journal,
         begin_again: Callable[..., Awaitable[bool]],
+        relocations_known: Callable[[], bool],
         first_run_at: float,
     ) -> None:
-        """``begin_again`` takes up an ended relocation, as `SpaceManagement.begin_again`."""
+        """Take what it works with.
+
+        Args:
+            policy: what it obeys.
+            client: qBittorrent.
+            jobs: where it queues and ends jobs.
+            journal: what it compares with.
+            begin_again: takes up an ended relocation, as `SpaceManagement.begin_again`.
+            relocations_known: whether the journal has all that are open: right after it was
+                restored, a tag may be all that is left of one.
+            first_run_at: epoch seconds; what finished earlier is not looked for.
+        """
         self._policy = policy
         self._client = client
         self._jobs = jobs
         self._journal = journal
         self._begin_again = begin_again
+        self._relocations_known = relocations_known
         # qBittorrent tells whole seconds.
         self._first_run_at = floor(first_run_at) if first_run_at < inf else inf
         self._computing = trio.CapacityLimiter(1)
@@ -243,6 +256,8 @@ class Reconciler:
             if torrent.id not in self._said:
                 self._said.add(torrent.id)
                 log.info("dry run: would %s %r: see its relocation", what, torrent.name)
+        elif not self._relocations_known():
+            return
         elif what is What.RELEASE:
             await self._release(torrent, start=finding.start, last=last)
         elif what is not None and last is not None:

@@ -188,6 +188,10 @@ class SpaceManagement:
         """Begin nothing more; let go of what is under way."""
         self._scope.cancel()
 
+    def relocations_known(self) -> bool:
+        """Whether all that were open when the service last stopped have been found."""
+        return self._nursery is not None
+
     async def begin_again(self, row: Relocation, *, at: Step) -> bool:
         """Take up a relocation that has ended, with a row of its own; whether that was possible.
 

@@ -91,6 +91,7 @@ async def _looks(qbt: Qbt, state: Path, roots: Roots, rounds: int) -> tuple[_Loo
                 jobs=Jobs(journal, JobQueue(1000)),
                 journal=journal,
                 begin_again=_never,
+                relocations_known=lambda: True,
                 first_run_at=time.time() + 86400,  # all of them are older
             )
 

@@ -53,6 +53,7 @@ class Rig:
     folder: Path
     begun: list[tuple[Relocation, Step]] = field(default_factory=list)
     busy: bool = False  #: space management cannot begin anything
+    known: bool = True  #: which relocations are open
 
     def add(self, name: str, **fields: object) -> TorrentId:
         """Add a torrent on the SSD that finished a moment ago; fields of `Torrent`."""
@@ -155,6 +156,7 @@ async def reconciling(
                 jobs=jobs,
                 journal=journal,
                 begin_again=begin_again,
+                relocations_known=lambda: rig.known,
                 first_run_at=FIRST_RUN_AT + 0.9,  # qBittorrent tells whole seconds
             )
             rig = Rig(
@@ -530,6 +532,21 @@ async def test_a_tag_that_no_relocation_needs_is_taken_off(
         await it.looks(2)
         assert it.fake.tags(id) == {"mine"}
         assert ("start", id) not in it.fake.calls
+
+
+async def test_right_after_a_start_a_tag_may_be_all_that_is_left_of_a_relocation(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """The journal was restored, and space management has not looked yet."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Lost", tags=frozenset({RELOCATING_TAG}))
+        it.known = False
+        await it.looks(4)
+        assert it.fake.tags(id) == {RELOCATING_TAG}
+        assert await it.hashes() == []
+        it.known = True
+        await it.look()
+        assert it.fake.tags(id) == frozenset()
 
 
 async def test_one_that_stayed_on_the_hdd_stopped_is_started(
