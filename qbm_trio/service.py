@@ -3,7 +3,7 @@
 The nursery tree, from the outside in:
 
     infra              signals, the journal's writer
-    └─ parts           HTTP, qBittorrent's prober, waits, housekeeping
+    └─ parts           HTTP, qBittorrent's prober, the reconciler, waits, housekeeping
        └─ work         the probes of both tiers
           ├─ space     runs of space management, one task for each group that is relocated
           └─ workers   one task for each running job
@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import gc
 import logging
-import secrets
 import socket
-import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import inf
 
 import trio
 from pydantic import SecretStr
@@ -43,9 +42,15 @@ from .tasks.housekeeping import keep_house, keep_recovery_points
 from .tasks.jobs import Jobs
 from .tasks.legacy import take_legacy
 from .tasks.observer import Observer
-from .tasks.policies import space_management, tagging_policy, tiering_policy
+from .tasks.policies import (
+    reconciler_policy,
+    space_management,
+    tagging_policy,
+    tiering_policy,
+)
 from .tasks.prober import keep_contact
 from .tasks.queue import JobQueue
+from .tasks.reconciler import Reconciler
 from .tasks.shutdown import Shutdown
 from .tasks.tagging import Tagging
 from .tasks.tiering import Tiering
@@ -139,8 +144,10 @@ class Service:
         journal: Journal,
         instance_id: str,
         client: QbittorrentClient | None = None,
+        *,
+        first_run_at: float = inf,
     ) -> None:
-        """``client`` takes the place of the one that the settings describe."""
+        """``client`` takes the place of that of the settings; ``first_run_at`` is epoch seconds."""
         self._settings = settings
         self._journal = journal
         self._files = trio.CapacityLimiter(1)
@@ -188,6 +195,15 @@ class Service:
         self.space = space_management(
             settings, client=self.client, jobs=self.jobs, journal=journal, tiers=self.tiers
         )
+        self.reconciler = Reconciler(
+            reconciler_policy(settings),
+            client=self.client,
+            jobs=self.jobs,
+            journal=journal,
+            begin_again=self.space.begin_again,
+            relocations_known=self.space.relocations_known,
+            first_run_at=first_run_at,
+        )
         self.observer = Observer(
             jobs=self.jobs,
             workers=self.workers,
@@ -210,8 +226,9 @@ class Service:
             JournalUnwritable: the start cannot be recorded.
         """
         try:
-            instance_id = await journal.do(_instance_id)
-            service = cls(settings, journal, instance_id, client)
+            instance = partial(journal_facts.instance, now=time.time())
+            instance_id, first_run_at = await journal.do(instance)
+            service = cls(settings, journal, instance_id, client, first_run_at=first_run_at)
             await take_legacy(journal, service.save_state, dry_run=settings.dry_run)
             alive = await service.jobs.recover()
         except JournalUnwritable as error:
@@ -236,20 +253,15 @@ class Service:
         if listener is not None:
             url = await parts.start(self._serve_http, listener)
         house = partial(keep_house, self.observer, self._journal, self._settings.job_retention_s)
-        points = partial(keep_recovery_points, self._journal, self.save_state)
         for part in (
             partial(keep_contact, self.client, self.waits),
+            self.reconciler.run,
             self.waits.run,
             house,
-            points,
+            partial(keep_recovery_points, self._journal, self.save_state),
             self._work,
         ):
             parts.start_soon(_telling, part)
-        if listener is None:
-            log.warning(
-                "HTTP_ENABLED=false: this version finds no torrents by itself yet; "
-                "only what the journal holds is done"
-            )
         if self._settings.dry_run:
             log.warning(
                 "DRY_RUN: plans are logged, jobs stay queued, nothing is written or deleted"
@@ -259,7 +271,6 @@ class Service:
     async def _serve_http(
         self, listener: socket.socket, *, task_status: trio.TaskStatus[str]
     ) -> None:
-        key = self._settings.http_api_key
         backend = Backend(
             jobs=self.jobs,
             tagging=self.tagging,
@@ -268,7 +279,7 @@ class Service:
             health=self.observer.health,
             save_state=self.save_state,
             count_request=self.observer.count_request,
-            api_key=_secret(key),
+            api_key=_secret(self._settings.http_api_key),
             version=__version__,
         )
         try:
@@ -326,6 +337,7 @@ class Service:
         began = trio.current_time()
         self.jobs.draining = True
         self.workers.drain_within(self._settings.shutdown_grace_s)
+        self.reconciler.stop()
         self.space.stop()
         with trio.move_on_after(self._settings.shutdown_grace_s + STOP_S):
             if not self._settings.dry_run:
@@ -384,15 +396,3 @@ async def _telling(part: Callable[[], Awaitable[None]]) -> None:
 
 def _secret(value: SecretStr | None) -> str:
     return value.get_secret_value() if value is not None else ""
-
-
-def _instance_id(connection: sqlite3.Connection) -> str:
-    """This instance's name, made at the first start."""
-    known = journal_facts.meta(connection, "instance_id")
-    if known is None:
-        known = secrets.token_hex(6)
-        journal_facts.set_meta(connection, "instance_id", known)
-        # Nothing reads it yet. Reconciling will have to know which torrents were there
-        # before the service was, and that cannot be recorded later.
-        journal_facts.set_meta(connection, "first_run_at", repr(time.time()))
-    return known

@@ -17,6 +17,7 @@ from scripts.benchmarks import (
     copies,
     notify,
     planning,
+    reconciling,
     relocating,
     report,
     resident,
@@ -29,7 +30,7 @@ from scripts.rig.qbt import Qbt, running
 from scripts.rig.signals import ignore_signals, leave_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("copy", "small", "notify", "memory", "start", "space")
+PARTS = ("copy", "small", "notify", "memory", "start", "space", "reconcile")
 COPY_TARGET = Target(limit=1.2)
 SMALL_TARGET = Target(limit=3)
 SLOW_BYTES = 48 * MIB  #: in each of the copies that only keep workers busy
@@ -51,6 +52,7 @@ class Sizes:
     copied_bytes: int  #: in each of them
     rate_limit_mb_s: str = ""  #: for them
     planned: int  #: torrents in a plan, and in qBittorrent when calls are counted
+    reconciled: int  #: torrents in qBittorrent while nothing happens
     relocated_bytes: int
     refresh_ms: tuple[int, ...]  #: qBittorrent's refresh intervals to relocate with
 
@@ -63,7 +65,8 @@ class Sizes:
     def ssd_bytes(self) -> int:
         """What the SSD folder must hold."""
         copied = (self.copies + 1) * self.copied_bytes + 4 * SLOW_BYTES
-        return self.content_bytes + copied + self.planned * 4096 + self.relocated_bytes
+        small = (self.planned + self.reconciled) * 4096
+        return self.content_bytes + copied + small + self.relocated_bytes
 
     @property
     def hdd_bytes(self) -> int:
@@ -82,6 +85,7 @@ FULL = Sizes(
     copies=9,
     copied_bytes=1024 * MIB,
     planned=10_000,
+    reconciled=2_000,
     relocated_bytes=1024 * MIB,
     refresh_ms=(1500, 100),  # its default, and one at which its answers are fresh
 )
@@ -97,6 +101,7 @@ QUICK = Sizes(
     copied_bytes=48 * MIB,
     rate_limit_mb_s="8",  # lest they end before something is measured
     planned=300,
+    reconciled=300,
     relocated_bytes=16 * MIB,
     refresh_ms=(100,),
 )
@@ -158,6 +163,14 @@ class Bench:
             )
         if "space" in parts:
             rows += self._space()
+        if "reconcile" in parts:
+            self._begin(reconciling.SECTION)
+            rows += reconciling.measure(
+                self._where,
+                torrents=self._sizes.reconciled,
+                rounds=2 * self._sizes.rounds + 1,
+                say=self._say,
+            )
         return rows
 
     def _space(self) -> list[Row]:

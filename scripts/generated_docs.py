@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from qbm_trio.core.lifecycle import ACTIVE, MOVES
 from qbm_trio.core.model import JobState
-from qbm_trio.core.relocation import ENDS, Event, Step
+from qbm_trio.core.relocation import BEGINS, ENDS, Event, Step
 from qbm_trio.core.relocation import MOVES as STEPS
 from qbm_trio.settings import Settings
 
@@ -63,8 +63,8 @@ def relocation_diagram() -> str:
 
     The user may remove a torrent at any open step: said below it, not drawn ten times.
     """
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {Step.PREPARING}: plan"]
-    lines += [f"    [*] --> {Step.LOCATING}: of a restored journal"]
+    lines = ["```mermaid", "stateDiagram-v2"]
+    lines += [f"    [*] --> {step}: {why}" for step, why in BEGINS.items()]
     lines += [
         f"    {step} --> {after}: {event}"
         for (step, event), after in STEPS.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import sqlite3
 
 
@@ -28,3 +30,15 @@ def meta(connection: sqlite3.Connection, name: str) -> str | None:
 def set_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
     """Record a lasting fact."""
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def instance(connection: sqlite3.Connection, *, now: float) -> tuple[str, float]:
+    """This instance's name, and when it first ran: both made at the first start."""
+    known = meta(connection, "instance_id")
+    if known is None:
+        known = secrets.token_hex(6)
+        set_meta(connection, "instance_id", known)
+        set_meta(connection, "first_run_at", repr(now))
+    first_run_at = meta(connection, "first_run_at")
+    # Unknown, no torrent has finished after it.
+    return known, math.inf if first_run_at is None else float(first_run_at)

@@ -248,7 +248,13 @@ def enter(
     return _update(connection, job_id, {"phase": phase, "updated_at": now, **(changes or {})})
 
 
-def cancel(connection: sqlite3.Connection, job_id: JobId, *, now: float) -> Job:
+def cancel(
+    connection: sqlite3.Connection,
+    job_id: JobId,
+    *,
+    now: float,
+    changes: Mapping[str, object] | None = None,
+) -> Job:
     """Cancel a job, also a running one that has not begun to publish.
 
     Raises:
@@ -263,7 +269,7 @@ def cancel(connection: sqlite3.Connection, job_id: JobId, *, now: float) -> Job:
             f"the job {job_id} is {job.phase}: its verified files are being put in place "
             "and it ends in a moment; nothing was changed"
         )
-    return move(connection, job_id, Event.CANCEL, now=now)
+    return move(connection, job_id, Event.CANCEL, now=now, changes=changes)
 
 
 def clear(connection: sqlite3.Connection, *, now: float) -> list[JobId]:

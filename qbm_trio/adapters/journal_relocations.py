@@ -14,9 +14,10 @@ from dataclasses import asdict, replace
 from typing import Final
 
 from ..core.errors import QbmError
-from ..core.model import TorrentId
+from ..core.model import JobState, TorrentId
 from ..core.relocation import (
     BACK,
+    BEGINS,
     CAN_STOP,
     UNDONE_BY_RESTART,
     Event,
@@ -47,25 +48,41 @@ class AlreadyRelocating(QbmError):
 
 
 def begin(
-    connection: sqlite3.Connection, group: Sequence[Relocation], *, now: float
+    connection: sqlite3.Connection,
+    group: Sequence[Relocation],
+    *,
+    now: float,
+    at: Step = Step.PREPARING,
 ) -> list[Relocation]:
     """Record the torrents of a group, all or none, before anything is done to the first.
 
+    Args:
+        connection: the writer's.
+        group: what is to be relocated.
+        now: epoch seconds UTC.
+        at: the step to begin with, one of `BEGINS`. Later than the first, a job that does
+            not run is no hindrance: it waits for the relocation's end.
+
     Returns:
-        The rows as they are now: with their ids, at `Step.PREPARING`.
+        The rows as they are now, with their ids.
 
     Raises:
         AlreadyRelocating: one of them is being relocated, or copied to the HDD.
+        IllegalStep: no relocation begins with this step.
     """
+    if at not in BEGINS:
+        raise IllegalStep(f"no relocation begins with {at}")
     torrent_ids = [relocation.torrent_id for relocation in group]
     marks = ", ".join("?" * len(group))
     taken = _select(connection, f"WHERE {STILL_OPEN} AND torrent_id IN ({marks})", torrent_ids)
     if taken:
         raise AlreadyRelocating(f"{taken[0].name!r} is being relocated already: {taken[0].step}")
     jobs = alive_with(connection, torrent_ids)
+    if at is not Step.PREPARING:
+        jobs = [job for job in jobs if job.state is JobState.RUNNING]
     if jobs:
         raise AlreadyRelocating(f"{jobs[0].name!r} has a job: {jobs[0].id} is {jobs[0].state}")
-    return [insert(connection, replace(row, step=Step.PREPARING), now=now) for row in group]
+    return [insert(connection, replace(row, step=at), now=now) for row in group]
 
 
 def insert(connection: sqlite3.Connection, relocation: Relocation, *, now: float) -> Relocation:
@@ -283,14 +300,18 @@ def prune(connection: sqlite3.Connection, *, finished_before: float) -> int:
 
 # -- rows
 
-_CHECKED: Final = {(Step.CHECKING, Step.RESTORING), (Step.REPAIRING, Step.DELETING)}
+_CHECKED: Final = {
+    (Step.CHECKING, Step.RESTORING),
+    (Step.REPAIRING, Step.DELETING),
+    (Step.REPEATING, Step.DONE),
+}
 """Moves that mean that qBittorrent's recheck on the HDD has passed."""
 
 
 def _move(
     connection: sqlite3.Connection, was: Relocation, to: Step, *, now: float, error: str | None
 ) -> Relocation:
-    if to is Step.DONE:
+    if to is Step.DONE and was.step is not Step.REPEATING:  # which was counted before
         count(connection, "torrents_relocated")
         count(connection, "bytes_freed", was.freed_bytes)
     said = "; then ".join(filter(None, (was.error, error))) or None

@@ -28,7 +28,8 @@ from ..core.errors import (
 )
 from ..core.model import Torrent, TorrentFile, TorrentId
 from ..core.overview import QbittorrentContact
-from .qbittorrent_rows import file_of, keys_of, rows_of, torrent_of
+from ..core.snapshot import Changes, keys_in
+from .qbittorrent_rows import changes_of, file_of, rows_of, torrent_of
 from .qbittorrent_session import Session
 
 T = TypeVar("T")
@@ -121,20 +122,40 @@ class Qbittorrent:
 
     async def torrents(self) -> tuple[Torrent, ...]:
         """List all torrents, and remember their hashes for `find`."""
+        torrents = await self._list(
+            lambda api: tuple(map(torrent_of, rows_of(api.torrents_info())))  # in its thread
+        )
+        self._index = {key: torrent.id for torrent in torrents for key in torrent.hashes}
+        return torrents
+
+    async def changes(self, since: int) -> Changes:
+        """Tell what has changed among all torrents, and remember their hashes for `find`."""
+        # Sent again after a broken connection it may be the second of its number, in a session
+        # that has numbers of its own by then.
+        numbers = iter((since, 0))
+        changes = await self._list(lambda api: changes_of(api.sync_maindata(next(numbers))))
+        if changes.whole:
+            self._index = {}
+        for id, fields in changes.torrents.items():
+            self._index.update(dict.fromkeys(keys_in(id, fields), id))
+        return changes
+
+    async def _list(self, call: Callable[[Session], T]) -> T:
         began = self._clock()
         self._lists_asked += 1
         number = self._lists_asked
-        torrents = await self._read(
-            lambda api: tuple(map(torrent_of, rows_of(api.torrents_info())))  # in its thread
-        )
+        listed = await self._read(call)
         # 4.5.2 builds the list on its main thread, in seconds for thousands of
         # torrents: asking must not take more than a twentieth of its time.
         ended = self._clock()
         pause_s = max(self._snapshot_interval_s, 20 * (ended - began))
         self._next_snapshot_at = ended + pause_s
-        self._index = {key: torrent.id for torrent in torrents for key in keys_of(torrent)}
         self._newest_list = number
-        return torrents
+        return listed
+
+    def known(self, hash: str) -> TorrentId | None:
+        """Give the id of the torrent with this hash, from memory."""
+        return self._index.get(hash)
 
     async def torrent(self, id: TorrentId) -> Torrent:
         """Describe one torrent.
@@ -147,7 +168,7 @@ class Qbittorrent:
         for row in rows_of(rows):
             if row["hash"] == id:
                 torrent = torrent_of(row)
-                self._index.update(dict.fromkeys(keys_of(torrent), id))
+                self._index.update(dict.fromkeys(torrent.hashes, id))
                 return torrent
         raise TorrentUnknown(f"qBittorrent has no torrent {id}")
 
@@ -171,7 +192,7 @@ class Qbittorrent:
             # An id is the v1 hash, or the first 40 digits of the v2 hash when
             # there is one (hybrids too): only a hybrid's v1 hash needs the list.
             torrent = await self.torrent(TorrentId(hash[:40]))
-            if hash in keys_of(torrent):
+            if hash in torrent.hashes:
                 return torrent.id
         except TorrentUnknown:
             if len(hash) == 40:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ..core.model import Torrent, TorrentFile, TorrentId
+from ..core.snapshot import Changes
 
 
 def rows_of(answer: object) -> Sequence[Mapping[str, Any]]:
@@ -14,32 +15,62 @@ def rows_of(answer: object) -> Sequence[Mapping[str, Any]]:
     return cast(Sequence[Mapping[str, Any]], answer)
 
 
-def keys_of(torrent: Torrent) -> tuple[str, ...]:
-    """Give every hash that means this torrent."""
-    return tuple(filter(None, (torrent.infohash_v1, torrent.infohash_v2, torrent.id)))
+_FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], object]]]] = {
+    "name": ("name", str),
+    "state": ("state", str),
+    "category": ("category", str),
+    "tags": ("tags", lambda tags: frozenset(tag for tag in tags.split(", ") if tag)),
+    "save_path": ("save_path", str),
+    "content_path": ("content_path", str),
+    "progress": ("progress", float),
+    "amount_left": ("amount_left_bytes", int),
+    "size": ("size_bytes", int),
+    # Unset is 0 on 4.5 and -1 on 5.x.
+    "completion_on": ("completed_at", lambda at: float(at) if at > 0 else None),
+    "auto_tmm": ("auto_management", bool),
+    "download_path": ("download_path", str),
+    "infohash_v1": ("infohash_v1", str),
+    "infohash_v2": ("infohash_v2", str),
+    "force_start": ("force_start", bool),
+    "added_on": ("added_at", float),
+}
+"""qBittorrent's names, ours, and how to read the value."""
+_UNSAID: Final[Mapping[str, object]] = {
+    "download_path": "",
+    "infohash_v1": "",
+    "infohash_v2": "",
+}
+"""What a version that does not say it has: nothing."""
+
+
+def fields_of(row: Mapping[str, Any]) -> dict[str, object]:
+    """Read what a row says of a torrent, as fields of `Torrent`; it need not say all."""
+    # By the few names that the row has: thousands of such rows come at once.
+    return {
+        field[0]: field[1](value)
+        for name, value in row.items()
+        if (field := _FIELDS.get(name)) is not None
+    }
 
 
 def torrent_of(row: Mapping[str, Any]) -> Torrent:
     """Read a row of ``torrents/info``."""
-    completed_at = row["completion_on"]
-    return Torrent(
-        id=TorrentId(row["hash"]),
-        name=row["name"],
-        state=row["state"],
-        category=row["category"],
-        tags=frozenset(tag for tag in row["tags"].split(", ") if tag),
-        save_path=row["save_path"],
-        content_path=row["content_path"],
-        progress=float(row["progress"]),
-        amount_left_bytes=int(row["amount_left"]),
-        size_bytes=int(row["size"]),
-        # Unset is 0 on 4.5 and -1 on 5.x.
-        completed_at=float(completed_at) if completed_at > 0 else None,
-        auto_management=bool(row["auto_tmm"]),
-        download_path=row.get("download_path", ""),
-        infohash_v1=row.get("infohash_v1", ""),
-        infohash_v2=row.get("infohash_v2", ""),
-        force_start=bool(row["force_start"]),
+    fields = {**_UNSAID, **fields_of(row)}
+    return Torrent(id=TorrentId(row["hash"]), **fields)  # type: ignore[arg-type]
+
+
+def changes_of(answer: object) -> Changes:
+    """Read an answer of ``sync/maindata``."""
+    said = cast(Mapping[str, Any], answer)
+    whole = bool(said.get("full_update", False))
+    return Changes(
+        number=int(said["rid"]),
+        whole=whole,
+        torrents={
+            TorrentId(id): {**_UNSAID, **fields_of(row)} if whole else fields_of(row)
+            for id, row in said.get("torrents", {}).items()
+        },
+        removed=frozenset(map(TorrentId, said.get("torrents_removed", ()))),
     )
 
 

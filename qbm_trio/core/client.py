@@ -12,6 +12,7 @@ from typing import Protocol
 
 from .model import Torrent, TorrentFile, TorrentId
 from .overview import QbittorrentContact
+from .snapshot import Changes
 
 
 class QbittorrentClient(Protocol):
@@ -59,6 +60,24 @@ class QbittorrentClient(Protocol):
 
     async def torrents(self) -> tuple[Torrent, ...]:
         """List all torrents. Seconds for thousands of them on 4.5: never once a job."""
+        ...
+
+    async def changes(self, since: int) -> Changes:
+        """Tell what has changed among all torrents (one request).
+
+        Each session of qBittorrent's has one such conversation: one task alone may ask.
+        Seconds for thousands of torrents on 4.5, little changed or not.
+
+        Args:
+            since: the number of the last answer; 0 for everything, as after a call that failed.
+        """
+        ...
+
+    def known(self, hash: str) -> TorrentId | None:
+        """Give the id of the torrent with this hash, from memory; None when it is not there.
+
+        The torrent may be gone since.
+        """
         ...
 
     async def torrent(self, id: TorrentId) -> Torrent:

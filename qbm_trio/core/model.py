@@ -138,6 +138,12 @@ class Torrent:
     infohash_v1: str  #: "" when absent
     infohash_v2: str  #: "" when absent
     force_start: bool = False
+    added_at: float = 0.0
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Every hash that means this torrent."""
+        return tuple(filter(None, (self.infohash_v1, self.infohash_v2, self.id)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

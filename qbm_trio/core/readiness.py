@@ -11,6 +11,8 @@ SEEDING: Final = frozenset(
     {"uploading", "stalledUP", "queuedUP", "forcedUP", "pausedUP", "stoppedUP"}
 )
 """States of a torrent whose wanted files are all there; 4.x says paused, 5.x stopped."""
+MISSING_FILES: Final = "missingFiles"
+"""The state of one whose files qBittorrent did not find when it started."""
 
 
 def why_not_ready(torrent: Torrent, files: Sequence[TorrentFile]) -> str | None:
@@ -23,7 +25,7 @@ def why_not_ready(torrent: Torrent, files: Sequence[TorrentFile]) -> str | None:
         return "qBittorrent is moving its files"
     if torrent.state.startswith("checking"):
         return "qBittorrent is checking its files"
-    if torrent.state in ("error", "missingFiles"):
+    if torrent.state in ("error", MISSING_FILES):
         return f"qBittorrent reports {torrent.state}; mend it there (force recheck)"
     if torrent.progress < 1 or torrent.amount_left_bytes > 0:
         return f"it is incomplete ({torrent.progress:.1%}, {torrent.amount_left_bytes} bytes left)"

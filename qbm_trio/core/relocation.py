@@ -31,6 +31,7 @@ class Step(StrEnum):
     RESTORING = "restoring"  #: settings as before, tag off, started if it ran before
     WAITING = "waiting"  #: for the grace period, and for the rest of its group
     REPAIRING = "repairing"  #: back to the copy that was checked: qBittorrent forgot the move
+    REPEATING = "repeating"  #: done, and forgotten since by a killed qBittorrent: once more
     DELETING = "deleting"  #: the SSD's files, one by one; from here there is no way back
     DONE = "done"
     RETURNING = "returning"  #: ``setLocation`` back to the SSD
@@ -49,6 +50,7 @@ class Event(StrEnum):
     MOVED = "moved"  #: qBittorrent moved the data instead of finding the copy, or keeps it there
     SLIPPED = "slipped"  #: killed before it had saved the move, qBittorrent is back on the SSD
     INTERRUPT = "interrupt"  #: the service stopped, or was killed
+    TAKEN_BACK = "taken_back"  #: after its end, its user moved it to the SSD
     GONE = "gone"  #: qBittorrent has the torrent no more
 
 
@@ -61,6 +63,17 @@ class IllegalStep(QbmError):
 ENDS: Final = frozenset({Step.DONE, Step.UNDONE, Step.MOVED, Step.GONE})
 OPEN: Final = frozenset(Step) - ENDS
 """Steps with work left: a restart goes on with them."""
+
+BEGINS: Final = MappingProxyType(
+    {
+        Step.PREPARING: "plan",
+        # What had ended well, and was forgotten by a qBittorrent that was killed.
+        Step.REPEATING: "forgotten",
+        Step.RETURNING: "forgotten",
+        Step.LOCATING: "of a restored journal",
+    }
+)
+"""Where a relocation begins, and why."""
 
 MOVES: Final = MappingProxyType(
     {
@@ -83,6 +96,11 @@ MOVES: Final = MappingProxyType(
         (Step.REPAIRING, Event.MOVED): Step.MOVED,
         # It stands well on the HDD, but one that it shares files with does not.
         (Step.DELETING, Event.FAIL): Step.MOVED,
+        # The SSD has nothing any more that could be deleted, or that it could go back to.
+        (Step.REPEATING, Event.ADVANCE): Step.DONE,
+        (Step.REPEATING, Event.FAIL): Step.UNDOING,
+        (Step.REPEATING, Event.MOVED): Step.MOVED,
+        (Step.DONE, Event.TAKEN_BACK): Step.UNDONE,
         (Step.PREPARING, Event.FAIL): Step.UNDOING,
         (Step.STOPPING, Event.FAIL): Step.UNDOING,
         (Step.REPOINTING, Event.FAIL): Step.RETURNING,
@@ -120,7 +138,7 @@ FORWARD: Final = frozenset(
 CAN_STOP: Final = FORWARD | {Step.DELETING}
 """Steps that end early when another torrent of the group cannot go on."""
 
-CAN_FAIL: Final = CAN_STOP | {Step.REPAIRING}
+CAN_FAIL: Final = CAN_STOP | {Step.REPAIRING, Step.REPEATING}
 """Steps that end when it turns out that they cannot be; all others are tried until they are."""
 
 BACK: Final = frozenset({Step.RETURNING, Step.RECHECKING, Step.UNDOING, Step.UNDONE, Step.MOVED})

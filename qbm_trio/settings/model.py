@@ -141,8 +141,7 @@ class Settings(BaseSettings):
 
     http_enabled: bool = _setting(
         True,
-        "Serve HTTP. With `false` no torrent is heard of: only what the journal holds is done"
-        " (a later version finds finished torrents by itself)",
+        "Serve HTTP. With `false` finished torrents are found by asking qBittorrent alone",
         _BOOL,
     )
     http_host: BindHost = _setting(
@@ -241,8 +240,8 @@ class Settings(BaseSettings):
     hdd_location_tag: Tag = _setting("hdd", "Tag for data on the HDD", "a tag without a comma")
 
     reconcile_interval_s: float = _setting(
-        60.0, "Time between two looks at qBittorrent", "a number of seconds above 0",
-        gt=0, allow_inf_nan=False,
+        60.0, "Time between two looks at what has changed in qBittorrent",
+        "a number of seconds above 0", gt=0, allow_inf_nan=False,
     )  # fmt: skip
     space_check_interval_s: float = _setting(
         300.0, "Time between two looks at the SSD's free space", "a number of seconds above 0",

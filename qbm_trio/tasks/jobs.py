@@ -11,7 +11,8 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ import trio
 
 from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal, Operation, Pending
-from ..core.errors import Draining
+from ..core.errors import Draining, NoSuchJob, WrongState
 from ..core.lifecycle import ACTIVE, Event
 from ..core.model import (
     Job,
@@ -136,6 +137,24 @@ class Jobs:
             WrongState: it has ended, or its files are being put in place.
         """
         return await self._write(partial(ops.cancel, job_id=job_id, now=self._clock()))
+
+    async def end_for(self, hashes: Iterable[str], *, code: str, why: str) -> list[Job]:
+        """Cancel the jobs of a torrent that is gone; those that publish end by themselves.
+
+        Raises:
+            JournalUnwritable: not all were cancelled; call it again.
+        """
+        ended = []
+        for job_id in {self._by_hash[key] for key in hashes if key in self._by_hash}:
+            cancel = partial(
+                ops.cancel,
+                job_id=job_id,
+                now=self._clock(),
+                changes={"error_code": code, "error": why},
+            )
+            with suppress(NoSuchJob, WrongState):  # it has ended meanwhile, or will in a moment
+                ended.append(await self._write(cancel))
+        return ended
 
     async def retry(self, job_id: JobId, *, on_conflict: OnConflict) -> Job:
         """Queue a failed, cancelled or cleared job again.
@@ -291,6 +310,10 @@ class Jobs:
     def alive_ids(self) -> frozenset[JobId]:
         """The ids of all jobs with work to do."""
         return frozenset(self._alive)
+
+    def alive(self) -> list[Job]:
+        """All jobs with work to do, from memory."""
+        return list(self._alive.values())
 
     def now(self) -> float:
         """The wall clock, epoch seconds UTC."""

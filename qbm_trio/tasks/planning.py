@@ -123,14 +123,15 @@ class Planner:
 
     async def _look_up(self, hash_: str, *, list_after: int) -> Torrent:
         try:
-            # An id, or the v2 hash that an id is the beginning of: one call.
-            torrent = await self._client.torrent(TorrentId(hash_[:40]))
-            if hash_ in (torrent.id, torrent.infohash_v1, torrent.infohash_v2):
+            # Known from the reconciler's lists; or an id, or the v2 hash that an id begins.
+            id = self._client.known(hash_) or TorrentId(hash_[:40])
+            torrent = await self._client.torrent(id)
+            if hash_ in torrent.hashes:
                 return torrent
         except TorrentUnknown:
             if len(hash_) != 40:
                 raise
-        # The v1 hash of a hybrid: only the list of all torrents tells.
+        # The v1 hash of a hybrid that was just added: only the list of all torrents tells.
         return await self._client.torrent(await self._client.find(hash_, list_after=list_after))
 
     async def require_not_relocating(self, job: Job, torrent: Torrent) -> None:

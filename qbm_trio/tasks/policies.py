@@ -11,6 +11,7 @@ from ..core.roots import Roots
 from ..core.tags import LocationTags
 from ..settings import Settings
 from .jobs import Jobs
+from .reconciler import ReconcilerPolicy
 from .relocation import Relocator
 from .relocation_proofs import Proofs
 from .relocation_steps import Steps
@@ -52,6 +53,24 @@ def tagging_policy(settings: Settings) -> TaggingPolicy:
     )
 
 
+def reconciler_policy(settings: Settings) -> ReconcilerPolicy:
+    """What the reconciler obeys."""
+    return ReconcilerPolicy(
+        roots=_roots(settings),
+        interval_s=settings.reconcile_interval_s,
+        retention_s=settings.job_retention_s,
+        dry_run=settings.dry_run,
+    )
+
+
+def _roots(settings: Settings) -> Roots:
+    return Roots(
+        ssd=settings.download_path_ssd,
+        hdd=settings.final_dest_base_hdd,
+        path_mappings=settings.path_mappings,
+    )
+
+
 def space_management(
     settings: Settings,
     *,
@@ -61,11 +80,7 @@ def space_management(
     tiers: Tiers,
 ) -> SpaceManagement:
     """Space management and what it consists of."""
-    roots = Roots(
-        ssd=settings.download_path_ssd,
-        hdd=settings.final_dest_base_hdd,
-        path_mappings=settings.path_mappings,
-    )
+    roots = _roots(settings)
     tags = (settings.ssd_location_tag, settings.hdd_location_tag)
     lists = SsdLists(roots, client=client, tiers=tiers)
     steps = Steps(

@@ -19,7 +19,7 @@ import trio
 from ..core.client import QbittorrentClient
 from ..core.errors import TorrentUnknown
 from ..core.model import Torrent
-from ..core.readiness import SEEDING
+from ..core.readiness import MISSING_FILES, SEEDING
 from ..core.relocation import Event, Relocation, Step
 from ..core.relocation_polls import (
     STOPPED,
@@ -32,13 +32,12 @@ from ..core.space import RELOCATING_TAG
 from .relocation_deletion import Deletion
 from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
+from .relocation_settings import TorrentSettings
 from .relocation_watch import TorrentGone, TorrentWatch
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
 
-STARTS: Final = 3
-"""So often a torrent is started that does not: its user may be stopping it."""
 REPAIRS: Final = 3
 """So often is a torrent pointed at its copy again that has slipped back to the SSD."""
 RECHECKS: Final = 2
@@ -88,6 +87,7 @@ class Steps:
         self._tier_anew = tier_anew
         self._now = now
         self._watch = TorrentWatch(client)
+        self._settings = TorrentSettings(client, self._watch)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
             Step.LOCATING: self._locate,
             Step.PREPARING: self._prepare,
@@ -97,6 +97,7 @@ class Steps:
             Step.RESTORING: self._restore,
             Step.WAITING: self._wait,
             Step.REPAIRING: self._repair,
+            Step.REPEATING: self._repeat,
             Step.DELETING: self._delete,
             Step.RETURNING: self._return,
             Step.RECHECKING: self._check_again,
@@ -123,7 +124,7 @@ class Steps:
         """Go on from what is found: the step that a restored journal knew may be long past."""
         event = await self._proofs.way_on(row)
         if event is Event.MOVED:
-            await self._run_as_before(row)
+            await self._settings.run_as_before(row)
             await self._tag_as_moved(row)
         return _said(event, "the journal was restored; by then its files on the SSD had gone")
 
@@ -135,7 +136,7 @@ class Steps:
         await self._proofs.two_places(await self._proofs.whole_copy(row))
         shared = await self._proofs.claimants(row, max_age_s=PLAN_AGE_S)
         await self._proofs.hash_again(row, frozenset().union(*shared.values()))
-        await self._nothing_moves_it(row)
+        await self._settings.nothing_moves_it(row)
         return _ADVANCE
 
     async def _stop(self, row: Relocation) -> Result:
@@ -183,14 +184,14 @@ class Steps:
     async def _restore(self, row: Relocation) -> Result:
         event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
-            await self._settings_back(row)
+            await self._settings.back(row)
         return _said(event, _NOT_THERE)
 
     async def _wait(self, row: Relocation) -> Result:
         await self._grace(row)
         event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
-            await self._settings_kept(row)
+            await self._settings.kept(row)
             await self._proofs.whole_copy(row)
         return _said(event, _NOT_THERE)
 
@@ -217,7 +218,7 @@ class Steps:
         await self._grace(row)  # the one after a repair; that before is over
         event = await self._watch.seeds_at(row, row.to_path)
         # Only there: on the SSD what is unfinished would be moved. The last look counts.
-        if event is Event.ADVANCE and await self._settings_kept(row):
+        if event is Event.ADVANCE and await self._settings.kept(row):
             event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
             return _ADVANCE
@@ -242,20 +243,29 @@ class Steps:
             # the empty folder below; what is downloaded anew would take the good copy's place.
             await self._proofs.copy_for_both(row)
             await self._client.stop(row.torrent_id)
-            await self._nothing_moves_it(row)  # it has forgotten that, too
+            await self._settings.nothing_moves_it(row)  # it has forgotten that, too
             await self._client.set_location(row.torrent_id, row.to_path)
             event = await self._watch.judged(row, partial(judge_returned, place=row.to_path))
             if event is Event.ADVANCE:
                 event = await self._watch.recheck(row, row.to_path)
             if event is Event.ADVANCE:
-                await self._settings_back(row)
+                await self._settings.back(row)
                 return _ADVANCE
             await self._tiers.require()  # else a disk was away, and is waited for
         if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
             # On the SSD it would take along what the others of its group have there.
-            await self._run_as_before(row)
+            await self._settings.run_as_before(row)
             return Result(event=Event.MOVED, why=why)
         return Result(event=Event.FAIL, why=why)
+
+    async def _repeat(self, row: Relocation) -> Result:
+        # While its user sees nothing of it yet, since this may wait for the HDD.
+        await self._proofs.copy_for_both(row)
+        await self._client.add_tags([row.torrent_id], {RELOCATING_TAG})
+        result = await self._repair(row)
+        if result.event is Event.ADVANCE:
+            await self._tag_as_moved(row)
+        return result
 
     # -- back
 
@@ -264,7 +274,7 @@ class Steps:
         await self._tiers.ssd.check()
         # It may run already, with its settings restored.
         await self._client.stop(row.torrent_id)
-        await self._nothing_moves_it(row)
+        await self._settings.nothing_moves_it(row)
         # Where a good file of the SSD is called unfinished, the bad one of the HDD would be
         # brought along, and take its place. Not undone on the HDD now: what is called
         # unfinished there is not brought along under its own name.
@@ -298,11 +308,11 @@ class Steps:
         # On the HDD automatic management would move the files back, over the good ones, and
         # a folder for unfinished torrents would get what is unfinished.
         if at_hdd:
-            await self._run_as_before(row)
+            await self._settings.run_as_before(row)
         else:
             if row.auto_management:
                 await self._client.set_auto_management(row.torrent_id, True)
-            await self._settings_back(row)
+            await self._settings.back(row, start=torrent.state != MISSING_FILES)
             if row.failed:
                 await self._names.on_hdd(row)
         if row.tier_anew:
@@ -319,61 +329,6 @@ class Steps:
 
     def _at_hdd(self, row: Relocation, torrent: Torrent) -> bool:
         return PurePosixPath(torrent.content_path).is_relative_to(row.to_path)
-
-    async def _nothing_moves_it(self, row: Relocation) -> None:
-        """Turn off what has qBittorrent move files by itself: over good ones, unchecked.
-
-        In this order, and again until it is so: the folder for unfinished torrents cannot
-        be cleared while automatic management is on.
-        """
-        for _ in range(2):
-            if row.auto_management:
-                await self._client.set_auto_management(row.torrent_id, False)
-            if row.download_path:
-                await self._client.set_download_path(row.torrent_id, "")
-            if await self._watch.seen(
-                row, lambda torrent: not (torrent.auto_management or torrent.download_path)
-            ):
-                return
-        raise NotAsPlanned(
-            "qBittorrent keeps automatic management or the folder for unfinished torrents on, "
-            "although told otherwise"
-        )
-
-    async def _settings_kept(self, row: Relocation) -> bool:
-        """Tell a qBittorrent again what it has forgotten: killed, it comes back as it was.
-
-        The tag is saved with the rest, so it tells. Its user may have stopped the torrent.
-        Returns whether that was needed.
-        """
-        forgotten = RELOCATING_TAG in (await self._watch.torrent(row.torrent_id)).tags
-        if forgotten:
-            await self._settings_back(row)
-        return forgotten
-
-    async def _settings_back(self, row: Relocation) -> None:
-        if row.download_path:
-            await self._client.set_download_path(row.torrent_id, row.download_path)
-        await self._run_as_before(row)
-
-    async def _run_as_before(self, row: Relocation) -> None:
-        if row.was_running or row.force_start:
-            await self._start(row)
-        await self._client.remove_tags([row.torrent_id], {RELOCATING_TAG})
-
-    async def _start(self, row: Relocation) -> None:
-        """Start it as it ran; qBittorrent may not hear it while it checks: then again."""
-        for _ in range(STARTS):
-            if row.force_start:
-                await self._client.set_force_start(row.torrent_id, True)
-            else:
-                await self._client.start(row.torrent_id)
-            sessions = self._client.sessions
-            seen = await self._watch.seen(row, lambda torrent: torrent.state not in STOPPED)
-            # Killed right then, it looks through its torrents first, then stops it again.
-            if seen and self._client.sessions == sessions:
-                return
-        log.error("%r does not start; start it in qBittorrent", row.name)
 
     async def _tag_as_moved(self, row: Relocation) -> None:
         if self._location_tags is not None:

@@ -26,8 +26,7 @@ from ..core.errors import (
     QbittorrentError,
     TierAway,
 )
-from ..core.relocation import CAN_STOP, OPEN, Relocation, RunId
-from ..core.space import Choice, SpacePlan
+from ..core.relocation import CAN_STOP, OPEN, Relocation, RunId, Step
 from ..core.space_runs import (
     DryRun,
     OpenRelocation,
@@ -35,14 +34,12 @@ from ..core.space_runs import (
     RunFigures,
     SpaceOverview,
     SpaceRun,
-    spared_sums,
-    spared_words,
     summary,
     to_be_shown,
 )
 from .relocation import GroupWatch, Relocator
 from .relocation_lost import find_lost
-from .space_plans import SpacePlans, SpacePolicy
+from .space_plans import SpacePlans, SpacePolicy, say_open, say_plan
 from .space_run import Outside, Run
 from .space_survey import Need
 from .tiers import Tiers
@@ -89,6 +86,7 @@ class SpaceManagement:
         self._current: RunId | None = None
         self._last: SpaceRun | None = None
         self._not_before_s = -math.inf
+        self._nursery: trio.Nursery | None = None  #: of the groups, once the open ones are in it
 
     # -- from HTTP
 
@@ -173,6 +171,7 @@ class SpaceManagement:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await self._recover(nursery)
+                self._nursery = nursery
                 nursery.start_soon(self._ask_after_jobs, job_ended)
                 nursery.start_soon(self._ask_when_back)
                 nursery.start_soon(self._ask_when_mounted)
@@ -189,6 +188,27 @@ class SpaceManagement:
         """Begin nothing more; let go of what is under way."""
         self._scope.cancel()
 
+    def relocations_known(self) -> bool:
+        """Whether all that were open when the service last stopped have been found."""
+        return self._nursery is not None
+
+    async def begin_again(self, row: Relocation, *, at: Step) -> bool:
+        """Take up a relocation that has ended, with a row of its own; whether that was possible.
+
+        Not while what was open at the start is not known yet, nor when the service stops.
+
+        Raises:
+            AlreadyRelocating: it is being relocated, or a job is at work on it.
+            JournalUnwritable: nothing was begun.
+        """
+        if self._nursery is None or self._scope.cancel_called or self.only_plans:
+            return False
+        begin = partial(journal_relocations.begin, group=[row], now=self._now(), at=at)
+        rows = await self._journal.do(begin)
+        if not self._scope.cancel_called:  # else the next start goes on with it
+            self._start(self._nursery, rows)
+        return True
+
     async def undo_early(self) -> None:
         """After `run` has ended: undo what is not past ``setLocation``."""
         if not self.only_plans:
@@ -199,7 +219,7 @@ class SpaceManagement:
             try:
                 self._last = await self._journal.do(journal_relocations.last_run)
                 if self.only_plans:
-                    _say_open(await self._journal.do(journal_relocations.open_ones))
+                    say_open(await self._journal.do(journal_relocations.open_ones))
                     return
                 groups = await self._relocator.recover() + await find_lost(self._outside)
             except JournalUnwritable as error:
@@ -281,7 +301,7 @@ class SpaceManagement:
         )
         self._not_before_s = began_s + LIST_SHARE * (trio.current_time() - began_s)
         if self.only_plans:
-            _say_plan(plan)
+            say_plan(plan)
             return
         run = Run(
             self._outside,
@@ -375,26 +395,4 @@ def _no_plan(problem: str, paused: str | None) -> RunFigures:
         failed_groups=0,
         problem=problem,
         paused=paused,
-    )
-
-
-def _say_open(rows: Sequence[Relocation]) -> None:
-    for row in rows:
-        log.warning(
-            "DRY_RUN: the relocation of %r stands still (%s), and it may be stopped in "
-            "qBittorrent; set DRY_RUN to false and restart, and it is brought to its end",
-            row.name,
-            row.step,
-        )
-
-
-def _say_plan(plan: SpacePlan) -> None:
-    for torrent in plan.chosen:
-        what = "relocate" if torrent.choice is Choice.RELOCATE else "first copy to the HDD"
-        log.info("would %s %r: %s", what, torrent.name, torrent.sentence)
-    log.info(
-        "space management would free %d of %d bytes that are missing; spared: %s",
-        plan.planned_bytes,
-        plan.missing_bytes,
-        spared_words(spared_sums(plan)),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import trio
 
 from ..adapters import disk
+from ..core.relocation import Relocation
 from ..core.roots import Roots
-from ..core.space import SpacePlan
+from ..core.space import Choice, SpacePlan
+from ..core.space_runs import spared_sums, spared_words
 from .space_run import Outside
 from .space_survey import Need, Survey
 from .tiers import Tiers
@@ -96,3 +99,27 @@ class SpacePlans:
                 forgive=by_hand,
             )
             return survey, await survey.plan(need)
+
+
+def say_open(rows: Sequence[Relocation]) -> None:
+    """In a dry run: what stands still."""
+    for row in rows:
+        log.warning(
+            "DRY_RUN: the relocation of %r stands still (%s), and it may be stopped in "
+            "qBittorrent; set DRY_RUN to false and restart, and it is brought to its end",
+            row.name,
+            row.step,
+        )
+
+
+def say_plan(plan: SpacePlan) -> None:
+    """In a dry run: what would be done."""
+    for torrent in plan.chosen:
+        what = "relocate" if torrent.choice is Choice.RELOCATE else "first copy to the HDD"
+        log.info("would %s %r: %s", what, torrent.name, torrent.sentence)
+    log.info(
+        "space management would free %d of %d bytes that are missing; spared: %s",
+        plan.planned_bytes,
+        plan.missing_bytes,
+        spared_words(spared_sums(plan)),
+    )

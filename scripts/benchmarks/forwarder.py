@@ -105,7 +105,7 @@ def kind_of(name: str, *, about_one: bool) -> str:
             return "polls" if about_one else "list"
         case "torrents/files":
             return "files"
-        case "app/version" | "app/webapiVersion":
+        case "app/version" | "app/webapiVersion" | "sync/maindata":
             return "contact"
         case _:
             return "fixed"

@@ -53,7 +53,7 @@ def measure(places: Places, *, many: int, rounds: int, say: Callable[[str], None
                 settings={**BY_HAND, **settings},
             )
 
-        ids = _add(qbt, ssd, range(FEW))
+        ids = add(qbt, ssd, range(FEW))
         with serving(server({})) as roomy:
             roomy.tier(ids[:4])
             counted.idle(roomy, f"room enough, {FEW} torrents", rounds)
@@ -61,7 +61,7 @@ def measure(places: Places, *, many: int, rounds: int, say: Callable[[str], None
             counted.idle(short, f"nothing may go, {FEW} torrents", rounds)
             counted.relocating(short, qbt, ids[:1])
             counted.relocating(short, qbt, ids[1:4])
-            _add(qbt, ssd, range(FEW, many))
+            add(qbt, ssd, range(FEW, many))
             counted.idle(short, f"nothing may go, {many} torrents", rounds)
         with serving(server({})) as roomy:
             counted.idle(roomy, f"room enough, {many} torrents", rounds)
@@ -128,7 +128,7 @@ def _without_polls(calls: Counter[tuple[str, str]]) -> int:
     return sum(number for (kind, _), number in calls.items() if kind != "polls")
 
 
-def _add(qbt: Qbt, folder: Path, numbers: Iterable[int]) -> list[str]:
+def add(qbt: Qbt, folder: Path, numbers: Iterable[int]) -> list[str]:
     """Add finished torrents of one small file each, pinned; give their ids."""
     ids, torrents = [], []
     for number in numbers:

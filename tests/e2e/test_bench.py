@@ -60,6 +60,12 @@ FIGURES = {
         ("relocating 16 MiB beside setLocation, refresh interval 100 ms", what): ""
         for what in RELOCATING
     },
+    ("reconciler: an interval in which nothing happens", "300 torrents, CPU time"): "≤ 20",
+    ("reconciler: an interval in which nothing happens", "300 torrents, calls"): "≤ 1",
+    (
+        "reconciler: an interval in which nothing happens",
+        "the first look, at all 300 torrents",
+    ): "",
 }
 #: The same bench, with a target that nothing can meet.
 UNREACHABLE = """

@@ -84,6 +84,25 @@ class Victim:
         if at.endswith(":half"):
             assert 0 < len(_files(service.ssd / "tv")) < len(self.content)
 
+    def relocate(self) -> None:
+        """Relocate, to the end."""
+        service = self.service
+        service.env["DISK_SPACE_THRESHOLD_GB"] = _SHORT_GB
+        service.start(limit_s=LIMIT_S)
+        service.wait_for(lambda: self._relocated() == len(self.ids), "they are relocated", LIMIT_S)
+        service.stop()
+
+    def go_on(self, step: str) -> None:
+        """Start the service once more, and have the step at which it was killed over."""
+        service = self.service
+        service.module = "qbm_trio"
+        service.start(limit_s=LIMIT_S)
+        service.wait_for(lambda: f": {step}\n" in service.output_of_run(), "it goes on", LIMIT_S)
+        service.wait_for(
+            lambda: not service.http.get("/status").json()["processes"], "it has ended", LIMIT_S
+        )
+        service.stop()
+
     def back_on_ssd(self) -> bool:
         """Whether qBittorrent shows all of them there, whole or not."""
         rows = self.qbt.api.torrents_info(torrent_hashes=self.ids)

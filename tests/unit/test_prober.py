@@ -47,6 +47,22 @@ async def test_it_asks_once_a_minute_while_qbittorrent_answers(
         assert set(woken.reasons) == {WaitReason.QBITTORRENT}
 
 
+async def test_while_others_ask_it_does_not_but_for_the_version_of_a_new_session(
+    autojump_clock: MockClock,
+) -> None:
+    fake = FakeQbittorrent()
+    async with keeping(fake):
+        for _ in range(20):
+            await trio.sleep(IDLE_S * 0.7)
+            await fake.changes(0)
+        assert ("version",) not in fake.calls[1:]
+        fake.restart()
+        for _ in range(3):
+            await trio.sleep(IDLE_S * 0.7)
+            await fake.changes(0)
+        assert fake.calls[1:].count(("version",)) == 1
+
+
 async def test_while_it_is_away_it_asks_ever_more_rarely_and_logs_once(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -224,6 +224,29 @@ async def test_a_read_whose_connection_breaks_is_sent_once_more() -> None:
         assert client.requests == len(server.seen) == 2
 
 
+async def test_changes_that_are_asked_for_again_are_asked_for_whole() -> None:
+    """By then it may be a session whose own answer has that number."""
+    answers = [Reply(drop=True), Reply(body=b'{"rid": 8, "full_update": true}')]
+    with client_of(lambda _: answers.pop(0)) as (client, server):
+        changes = await client.changes(7)
+        assert [seen.form for seen in server.seen] == [{"rid": "7"}, {"rid": "0"}]
+        assert (changes.number, changes.whole) == (8, True)
+
+
+async def test_changes_are_read_field_by_field_and_what_is_of_no_use_is_left_out() -> None:
+    said = {
+        "rid": 3,
+        "torrents": {ID: {"upspeed": 5, "tags": "a, b c", "completion_on": -1}},
+        "torrents_removed": ["d" * 40],
+        "server_state": {"refresh_interval": 1500},
+    }
+    with client_of(lambda _: Reply(body=json.dumps(said).encode())) as (client, _):
+        changes = await client.changes(2)
+    assert not changes.whole
+    assert changes.torrents == {ID: {"tags": {"a", "b c"}, "completed_at": None}}
+    assert changes.removed == {"d" * 40}
+
+
 @pytest.mark.parametrize("call", [("recheck", ID), ("set_location", ID, "/hdd")])
 async def test_a_move_or_a_recheck_that_may_have_begun_is_not_sent_again(
     call: tuple[str, ...],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qbm_trio.core.relocation import (
     BACK,
+    BEGINS,
     ENDS,
     FORWARD,
     MOVES,
@@ -60,6 +61,11 @@ repairing  fail      undoing
 repairing  moved     moved
 repairing  gone      gone
 deleting   gone      gone
+repeating  advance   done
+repeating  fail      undoing
+repeating  moved     moved
+repeating  gone      gone
+done       taken_back undone
 returning  advance   rechecking
 returning  fail      undoing
 returning  gone      gone
@@ -87,9 +93,9 @@ def test_the_table_cannot_be_changed_at_run_time() -> None:
         MOVES[S.DONE, Event.FAIL] = S.RETURNING  # type: ignore[index]
 
 
-def walked(events: Sequence[Event], first: S = S.PREPARING) -> list[S]:
+def walked(events: Sequence[Event], begin: S = S.PREPARING) -> list[S]:
     """The steps of one life; what the table refuses does not happen."""
-    steps = [first]
+    steps = [begin]
     for event in events:
         if (steps[-1], event) in MOVES:
             steps.append(after(steps[-1], event))
@@ -97,12 +103,16 @@ def walked(events: Sequence[Event], first: S = S.PREPARING) -> list[S]:
 
 
 events = st.lists(st.sampled_from(Event), max_size=40)
+begins = st.sampled_from(sorted(BEGINS.keys() - {S.LOCATING}))
 
 
-@given(events)
-def test_nothing_is_deleted_before_the_recheck_on_the_hdd_has_passed(happened: list[Event]) -> None:
-    steps = walked(happened)
+@given(events, begins)
+def test_nothing_is_deleted_before_the_recheck_on_the_hdd_has_passed(
+    happened: list[Event], begin: S
+) -> None:
+    steps = walked(happened, begin)
     if S.DELETING in steps:
+        assert steps[0] is S.PREPARING, "what begins later has nothing to delete"
         checked = steps.index(S.CHECKING)
         assert steps[checked + 1 : steps.index(S.DELETING) + 1] == [S.RESTORING, S.WAITING, S.DELETING]  # fmt: skip  # noqa: E501
 
@@ -117,29 +127,29 @@ def test_after_a_restored_journal_nothing_is_deleted_before_a_new_recheck(
         assert steps[: steps.index(S.DELETING)] == [S.LOCATING, S.REPAIRING]
 
 
-@given(events)
+@given(events, begins)
 def test_no_step_is_taken_twice_but_a_repair_and_what_has_gone_back_does_not_go_on(
-    happened: list[Event],
+    happened: list[Event], begin: S
 ) -> None:
-    steps = walked(happened)
+    steps = walked(happened, begin)
     once = [step for step in steps if step not in (S.REPAIRING, S.DELETING)]
     assert len(set(once)) == len(once), "so every relocation ends"
     back = next((n for n, step in enumerate(steps) if step in BACK), len(steps))
     assert set(steps[back:]) <= BACK | {S.GONE}
-    assert set(steps[:back]) <= FORWARD | {S.DELETING, S.REPAIRING, S.DONE, S.GONE}
+    assert set(steps[:back]) <= FORWARD | {S.DELETING, S.REPAIRING, S.REPEATING, S.DONE, S.GONE}
 
 
-@given(events)
+@given(events, begins)
 def test_a_torrent_is_never_left_before_its_settings_are_restored_unless_it_is_gone(
-    happened: list[Event],
+    happened: list[Event], begin: S
 ) -> None:
-    steps = walked(happened)
+    steps = walked(happened, begin)
     if steps[-1] in ENDS - {S.GONE}:
-        assert {S.RESTORING, S.UNDOING} & set(steps)
+        assert {S.RESTORING, S.UNDOING, S.REPEATING} & set(steps)
 
 
-def test_every_open_step_leads_somewhere_and_no_end_does() -> None:
-    leading = {step for step, _ in MOVES}
+def test_every_open_step_leads_somewhere_and_no_end_does_but_by_its_users_hand() -> None:
+    leading = {step for step, event in MOVES if event is not Event.TAKEN_BACK}
     assert leading == OPEN
     assert set(S) - OPEN == ENDS
 
@@ -168,4 +178,4 @@ def test_a_group_is_checked_only_when_all_of_it_is_and_back_when_one_is() -> Non
 
 @given(st.lists(st.sampled_from(S), max_size=6))
 def test_a_group_is_deleted_only_when_none_of_it_can_still_go_back(group: list[S]) -> None:
-    assert may_delete(group) == (not set(group) & (FORWARD | BACK | {S.LOCATING}))
+    assert may_delete(group) == (not set(group) & (FORWARD | BACK | {S.REPEATING, S.LOCATING}))

@@ -1,0 +1,143 @@
+"""What must be done about a torrent, from what qBittorrent and the journal say of it. Pure.
+
+The two are asked one after the other, and qBittorrent's answers lag: what contradicts
+the journal is believed only when it is found twice, some time apart. A torrent that has
+merely no job needs no such care: it gets one, and the hook that comes late finds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from pathlib import PurePosixPath
+from typing import Final
+
+from .lifecycle import ACTIVE
+from .model import JobState, Torrent
+from .readiness import MISSING_FILES, why_not_ready
+from .relocation import OPEN, Relocation, Step
+from .relocation_polls import STOPPED, STOPPED_COMPLETE
+from .roots import Roots
+from .space import RELOCATING_TAG
+
+REMOVED: Final = "torrent_removed"
+"""The error code of a job that was cancelled because its torrent is gone."""
+AS_IF_NONE: Final = frozenset({"unknown_torrent", REMOVED})
+"""Error codes of jobs that say nothing about a torrent that is there now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastJob:
+    """How the newest job of a torrent stands, by whichever of its hashes."""
+
+    state: JobState
+    error_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the journal knows of a torrent."""
+
+    job: LastJob | None = None
+    published: bool = False  #: it has a whole copy on the HDD
+    relocation: Relocation | None = None  #: the newest
+
+
+class What(StrEnum):
+    """What is to be done about a torrent."""
+
+    TIER = "tier"  #: it has finished and nobody has said so: queue a job
+    TIER_ANEW = "tier_anew"  #: relocated, and brought back to the SSD by its user
+    REPEAT = "repeat"  #: relocated, which a killed qBittorrent has forgotten
+    RETURN = "return"  #: brought back to the SSD, which a killed qBittorrent has forgotten
+    RELEASE = "release"  #: it has the tag of an open relocation, and none is open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found. Nothing is found of most torrents."""
+
+    what: What | None  #: None: nothing can be said now; look again next time
+    start: bool = False  #: on release: it ran before
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it need not be found twice."""
+        return self.what is What.TIER
+
+
+LOOK_AGAIN: Final = Finding(what=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What to go by."""
+
+    roots: Roots
+    finished_after: float  #: epoch seconds; older ones are left to space management
+
+
+def could_matter(torrent: Torrent, rules: Rules) -> bool:
+    """Whether anything could be found of it, whatever the journal says. Costs little."""
+    if RELOCATING_TAG in torrent.tags or torrent.state == MISSING_FILES:
+        return True
+    return _on_ssd(torrent, rules.roots) and why_not_ready(torrent, ()) is None
+
+
+def judge(torrent: Torrent, known: Known, rules: Rules) -> Finding | None:
+    """What is to be done about a torrent; None: nothing.
+
+    Never anything about one with an open relocation, and none is tiered whose last job
+    failed or was cancelled or cleared: its user decides.
+    """
+    relocation = known.relocation
+    if relocation is not None and relocation.step in OPEN:
+        return LOOK_AGAIN
+    found = _contradiction(torrent, relocation)
+    if found is not None:
+        return found
+    if why_not_ready(torrent, ()) is not None or not _on_ssd(torrent, rules.roots):
+        return None
+    job = known.job if known.job is None or known.job.error_code not in AS_IF_NONE else None
+    if relocation is not None and relocation.step is Step.DONE:
+        ended_badly = job is not None and job.state not in ACTIVE and job.state is not JobState.DONE
+        return None if ended_badly else Finding(what=What.TIER_ANEW)
+    if job is not None or known.published:
+        return None
+    return Finding(what=What.TIER) if finished_at(torrent) >= rules.finished_after else None
+
+
+def finished_at(torrent: Torrent) -> float:
+    """When a complete torrent was finished: on 5.x one that was added whole never was."""
+    finished = torrent.completed_at
+    return (torrent.added_at or -inf) if finished is None else finished
+
+
+def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
+    """What an ended relocation, the newest, and the torrent's state do not agree on."""
+    tagged = RELOCATING_TAG in torrent.tags
+    if last is None:
+        return Finding(what=What.RELEASE) if tagged else None
+    if last.step is Step.DONE:
+        forgotten = torrent.state == MISSING_FILES and _beneath(torrent, last.from_path)
+        # Running and complete on the HDD, it only has the tag left to lose.
+        half = tagged and (torrent.state in STOPPED or why_not_ready(torrent, ()) is not None)
+        if forgotten or half:
+            return Finding(what=What.REPEAT)
+    elif last.step is Step.UNDONE and tagged and torrent.state in STOPPED:
+        ran = last.was_running or last.force_start
+        if ran or not _beneath(torrent, last.from_path):
+            return Finding(what=What.RETURN)
+    if not tagged:
+        return None
+    ran = last.step is Step.MOVED and (last.was_running or last.force_start)
+    return Finding(what=What.RELEASE, start=ran and torrent.state in STOPPED_COMPLETE)
+
+
+def _on_ssd(torrent: Torrent, roots: Roots) -> bool:
+    return roots.on_ssd(torrent.content_path) is not None
+
+
+def _beneath(torrent: Torrent, place: str) -> bool:
+    return PurePosixPath(torrent.content_path).is_relative_to(place)

@@ -1,0 +1,338 @@
+"""Keep the journal and qBittorrent of one mind: find what each does not know of the other.
+
+One call each interval asks what has changed; only torrents that did, or of which
+something could not be told the last time, are compared. All are compared at the start,
+when qBittorrent's session is a new one, and now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import floor, inf
+from typing import Final, TypeVar
+
+import trio
+
+from ..adapters import journal_reconciling, journal_relocations
+from ..adapters.computing import compute
+from ..adapters.journal import Journal
+from ..adapters.journal_relocations import AlreadyRelocating
+from ..core.client import QbittorrentClient
+from ..core.errors import Draining, JournalUnwritable, QbittorrentError
+from ..core.model import Notification, Torrent, TorrentId
+from ..core.readiness import SEEDING
+from ..core.reconciling import (
+    REMOVED,
+    Finding,
+    Known,
+    Rules,
+    What,
+    could_matter,
+    finished_at,
+    judge,
+)
+from ..core.relocation import Event, IllegalStep, Relocation, RunId, Step
+from ..core.relocation_polls import STOPPED
+from ..core.roots import Roots
+from ..core.snapshot import Snapshot, Update, apply, met
+from ..core.space import RELOCATING_TAG
+from .jobs import Jobs
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FOUND_PRIORITY: Final = -10
+"""Of the jobs that it asks for: after those of hooks, before those of space management."""
+SHARE: Final = 20
+"""A twentieth of the time at most: on 4.5 qBittorrent does nothing else meanwhile."""
+REMEMBERED_S: Final = 86400.0
+"""What finished within this time is looked for, even if no ended job is kept for so long."""
+BELIEVED_AFTER_S: Final = 10.0
+"""So long must be found again what contradicts the journal; less with a short interval."""
+WHOLE_EVERY_S: Final = 600.0
+"""So often all torrents are compared, and not only those that changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilerPolicy:
+    """The settings that it obeys."""
+
+    roots: Roots
+    interval_s: float
+    retention_s: float  #: ``JOB_RETENTION_DAYS``: older jobs are forgotten
+    dry_run: bool  #: jobs are queued, but nothing is changed in qBittorrent
+
+
+class Reconciler:
+    """Compares. One object for the service."""
+
+    def __init__(
+        self,
+        policy: ReconcilerPolicy,
+        *,
+        client: QbittorrentClient,
+        jobs: Jobs,
+        journal: Journal,
+        begin_again: Callable[..., Awaitable[bool]],
+        relocations_known: Callable[[], bool],
+        first_run_at: float,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            policy: what it obeys.
+            client: qBittorrent.
+            jobs: where it queues and ends jobs.
+            journal: what it compares with.
+            begin_again: takes up an ended relocation, as `SpaceManagement.begin_again`.
+            relocations_known: whether the journal has all that are open: right after it was
+                restored, a tag may be all that is left of one.
+            first_run_at: epoch seconds; what finished earlier is not looked for.
+        """
+        self._policy = policy
+        self._client = client
+        self._jobs = jobs
+        self._journal = journal
+        self._begin_again = begin_again
+        self._relocations_known = relocations_known
+        # qBittorrent tells whole seconds.
+        self._first_run_at = floor(first_run_at) if first_run_at < inf else inf
+        self._computing = trio.CapacityLimiter(1)
+        self._scope = trio.CancelScope()
+        self._number = 0  #: of the last answer; 0 asks for everything
+        self._snapshot = Snapshot()
+        self._found: dict[TorrentId, tuple[Finding, float]] = {}  #: not acted on yet; since when
+        self._removed: list[Torrent] = []
+        self._ran: dict[TorrentId, bool] = {}  #: whether each seeded when it last was complete
+        self._not_before_s = -inf
+        self._next_s = -inf
+        self._whole_at_s = -inf
+        self.looked = trio.Event()  #: set, and replaced, after each look
+        self._problem = ""  #: as last said
+        self._said: set[TorrentId] = set()  #: of which it was said what a dry run leaves undone
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Look at once, each interval, and when qBittorrent is back; until stopped or cancelled."""
+        with self._scope:
+            while True:
+                # While it is away the prober alone calls it.
+                await self._client.wait_reachable()
+                await self.look()
+                self.looked.set()
+                self.looked = trio.Event()
+                with trio.CancelScope(deadline=self._next_s):
+                    await self._client.wait_unreachable()
+                    await self._client.wait_reachable()
+                await trio.sleep_until(self._not_before_s)
+
+    async def look(self) -> None:
+        """Ask once what has changed, and do what must be done about it."""
+        began_s = trio.current_time()
+        since, self._number = self._number, 0  # unless this is answered, ask for everything
+        others = [
+            met(job.torrent_id, job.name, job.hash)
+            for job in self._jobs.alive()
+            if job.torrent_id is not None and job.torrent_id not in self._snapshot.torrents
+        ]
+        try:
+            changes = await self._client.changes(since)
+        except QbittorrentError as error:
+            self._say(f"qBittorrent does not list its torrents: {error}")
+            took_s = trio.current_time() - began_s
+            # Its return must not go unnoticed for longer than an interval.
+            self._not_before_s = began_s + min(SHARE * took_s, self._policy.interval_s)
+            self._next_s = began_s + self._policy.interval_s
+            return
+        now_s = trio.current_time()
+        self._not_before_s = began_s + SHARE * (now_s - began_s)
+        self._next_s = began_s + self._policy.interval_s
+        self._number = changes.number
+        if changes.whole:
+            self._whole_at_s = -inf
+        update = await self._compute(
+            partial(apply, self._snapshot, changes, now_s=now_s, others=others)
+        )
+        self._snapshot = update.snapshot
+        self._removed += update.removed
+        try:
+            await self._end_jobs()
+            await self._compare(update, now_s)
+        except JournalUnwritable as error:
+            self._whole_at_s = -inf  # nothing that was to be done is forgotten
+            self._say(f"nothing is reconciled until the next look: {error}")
+        except Draining:
+            return
+        else:
+            self._problem = ""
+
+    async def _compare(self, update: Update, now_s: float) -> None:
+        torrents = update.snapshot.torrents
+        whole = now_s - self._whole_at_s >= WHOLE_EVERY_S
+        ids: Iterable[TorrentId] = torrents if whole else update.changed | self._found.keys()
+        rules = self._rules()
+        matter = await self._compute(
+            lambda: [t for id in ids if (t := torrents.get(id)) and could_matter(t, rules)]
+        )
+        known: Mapping[TorrentId, Known] = {}
+        if matter:
+            read = partial(journal_reconciling.known, torrents=matter)
+            known = await self._journal.do(read)
+        found = await self._compute(
+            lambda: [(t, f) for t in matter if (f := judge(t, known[t.id], rules)) is not None]
+        )
+        before, self._found = self._found, {}
+        for torrent, finding in found:
+            first, since_s = before.get(torrent.id, (finding, now_s))
+            self._found[torrent.id] = (finding, since_s if first == finding else now_s)
+        # Two looks may follow each other at once, when qBittorrent comes and goes.
+        believed_s = now_s - min(BELIEVED_AFTER_S, self._policy.interval_s / 2)
+        for torrent, finding in found:
+            twice = torrent.id in before and self._found[torrent.id][1] <= believed_s
+            if finding.what is not None and (finding.at_once or twice):
+                await self._act(torrent, finding, known[torrent.id])
+        for torrent in matter:
+            if torrent.state in SEEDING and torrent.id not in self._found:
+                self._ran[torrent.id] = torrent.state not in STOPPED
+        if whole:
+            self._whole_at_s = now_s
+
+    def _rules(self) -> Rules:
+        # Older jobs are forgotten: that there was none cannot be told any more.
+        remembered_since = self._jobs.now() - max(self._policy.retention_s, REMEMBERED_S)
+        return Rules(
+            roots=self._policy.roots, finished_after=max(self._first_run_at, remembered_since)
+        )
+
+    async def _end_jobs(self) -> None:
+        """End the jobs of torrents that were removed; what is on the HDD stays."""
+        while self._removed:
+            torrent = self._removed[-1]
+            why = (
+                f"{torrent.name!r} was removed from qBittorrent; nothing more is copied, and what "
+                "is on the HDD stays; add it again, then retry the job"
+            )
+            for job in await self._jobs.end_for(torrent.hashes, code=REMOVED, why=why):
+                log.info("job %s is cancelled: %s", job.id, why)
+            self._removed.pop()
+            self._ran.pop(torrent.id, None)
+
+    # -- what was found
+
+    async def _act(self, torrent: Torrent, finding: Finding, known: Known) -> None:
+        """Do what is to be done. What cannot be done now is found again the next time."""
+        what, last = finding.what, known.relocation
+        if what is What.TIER:
+            log.info(
+                "found %r: finished %.0f s ago and never notified; queued",
+                torrent.name,
+                self._jobs.now() - finished_at(torrent),
+            )
+            await self._tier(torrent)
+        elif what is What.TIER_ANEW and last is not None:
+            log.info("found %r on the SSD again, by its user's hand; copied anew", torrent.name)
+            await self._tier(torrent)
+            taken_back = partial(
+                journal_relocations.step,
+                ids=[last.id],
+                event=Event.TAKEN_BACK,
+                expected=Step.DONE,
+                now=self._jobs.now(),
+                error="its user moved it back to the SSD",
+            )
+            try:
+                await self._journal.do(taken_back)
+            except IllegalStep as error:
+                log.debug("%r: %s", torrent.name, error)
+        elif self._policy.dry_run:
+            if torrent.id not in self._said:
+                self._said.add(torrent.id)
+                log.info("dry run: would %s %r: see its relocation", what, torrent.name)
+        elif not self._relocations_known():
+            return
+        elif what is What.RELEASE:
+            await self._release(torrent, start=finding.start, last=last)
+        elif what is not None and last is not None:
+            await self._take_up(torrent, last, at=_BEGINS[what])
+            return
+        self._found.pop(torrent.id, None)
+
+    async def _tier(self, torrent: Torrent) -> None:
+        await self._jobs.accept(
+            Notification(
+                hash=torrent.id,
+                priority=FOUND_PRIORITY,
+                name=torrent.name,
+                category=torrent.category,
+                size_bytes=torrent.size_bytes,
+            ),
+            bounded=False,
+        )
+
+    async def _take_up(self, torrent: Torrent, last: Relocation, *, at: Step) -> None:
+        row = replace(
+            last,
+            id=0,
+            run_id=RunId(secrets.token_hex(8)),
+            group=torrent.id,
+            was_running=self._ran.get(torrent.id, last.was_running),
+            bytes=0,
+        )
+        if at is Step.REPEATING:
+            row = replace(
+                row,
+                # To be turned off: what was forgotten may be that it was.
+                auto_management=last.auto_management or torrent.auto_management,
+                download_path=last.download_path or torrent.download_path,
+            )
+        try:
+            begun = await self._begin_again(row, at=at)
+        except AlreadyRelocating as error:
+            log.debug("%r: %s", torrent.name, error)
+            return
+        if begun:
+            log.warning(
+                "%r is %s at %s, but its relocation is %s: a killed qBittorrent has forgotten it; "
+                "%s",
+                torrent.name,
+                torrent.state,
+                torrent.content_path,
+                last.step,
+                at,
+            )
+
+    async def _release(self, torrent: Torrent, *, start: bool, last: Relocation | None) -> None:
+        log.warning(
+            "%r has the tag %s, but is not being relocated: it is taken off%s",
+            torrent.name,
+            RELOCATING_TAG,
+            ", and the torrent started" if start else "",
+        )
+        try:
+            if start and last is not None and last.force_start:
+                await self._client.set_force_start(torrent.id, True)
+            elif start:
+                await self._client.start(torrent.id)
+            await self._client.remove_tags([torrent.id], {RELOCATING_TAG})
+        except QbittorrentError as error:
+            log.warning("%r: %s", torrent.name, error)
+
+    async def _compute(self, call: Callable[[], T]) -> T:
+        return await compute(call, limiter=self._computing)
+
+    def _say(self, problem: str) -> None:
+        """Once, however often it is so."""
+        if problem != self._problem:
+            log.warning("%s", problem)
+        self._problem = problem
+
+
+_BEGINS: Final = {What.REPEAT: Step.REPEATING, What.RETURN: Step.RETURNING}
