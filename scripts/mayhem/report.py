@@ -28,7 +28,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "abuse": (Kind.RUBBISH, Kind.WRONG_KEY, Kind.HALF_OPEN, Kind.HUGE),
     "its user": (
         Kind.ADD, Kind.REMOVE, Kind.REMOVE_WITH_FILES, Kind.FOREIGN, Kind.PRESSURE,
-        "rechecked by hand",
+        "qBittorrent started again for its HDD",
     ),
     "clients": (
         "notifications accepted", "duplicate notifications sent", "notifications given up",
@@ -83,7 +83,7 @@ class _Shown:
             if self._last.get(run.tally.version) != run.now:
                 self._last[run.tally.version] = run.now
                 took_s = time.monotonic() - self._began_s
-                text = f"{took_s:5.0f} s  {run.tally.version}  {run.now:22}{_brief(run.tally)}"
+                text = f"{took_s:5.0f} s  {run.tally.version}  {run.now:19}{_brief(run.tally)}"
                 self._console.print(Text(text))
 
     def _table(self) -> Table:
@@ -100,7 +100,7 @@ def _brief(tally: Tally) -> str:
     kills = sum(tally[what] for what in SECTIONS["kills"])
     faults = sum(tally[what] for what in SECTIONS["faults"])
     accepted, relocated = tally["notifications accepted"], tally["relocations done"]
-    return f"kills {kills}, faults {faults}, accepted {accepted}, relocated {relocated}"
+    return f"{kills} kills, {faults} faults, {accepted} accepted, {relocated} relocated"
 
 
 def figures(runs: Sequence[WorldRun]) -> Table:

@@ -43,7 +43,8 @@ def settle(site: Site, limit_s: float = SETTLED_WITHIN_S) -> str:
 def _under_way(site: Site) -> str:
     status = site.service.get("/status")
     torrents = site.web.torrents()
-    _recheck_given_up(site, torrents)
+    if _start_with_its_disk(site, torrents):
+        return "qBittorrent was started again"
     broken = _broken_families(site, torrents)
     for process in status["processes"]:
         if process["kind"] != "relocation" or process["hash"] not in broken:
@@ -75,16 +76,26 @@ def _broken_families(site: Site, torrents: dict[str, Any]) -> set[str]:
     return broken | unknown
 
 
-def _recheck_given_up(site: Site, torrents: dict[str, Any]) -> None:
-    """What qBittorrent gave up since its HDD was away when it began, its user has rechecked."""
+def _start_with_its_disk(site: Site, torrents: dict[str, Any]) -> bool:
+    """Start a qBittorrent again that gave up torrents since its HDD was away when it began.
+
+    Its user does so, once the disk is there. (A recheck of such a torrent, while it runs, never
+    ends on 4.5.) Whether it had to be.
+    """
     if not site.began_without_hdd or not is_mounted(site.hdd.at):
-        return
+        return False
     site.began_without_hdd = False
-    for known in site.ledger.torrents():
-        info = torrents.get(known.id)
-        if info is None or known.removed or info["state"] not in GIVEN_UP:
-            continue
-        if known.tier_of(info["content_path"]) == "HDD":
-            site.web.post("torrents/recheck", hashes=known.id)
-            site.log(f"its user rechecks {known}")
-            site.tally.count("rechecked by hand")
+    infos = ((known, torrents.get(known.id)) for known in site.ledger.torrents())
+    given_up = [
+        known
+        for known, info in infos
+        if info is not None
+        and info["state"] in GIVEN_UP
+        and known.tier_of(info["content_path"]) == "HDD"
+    ]
+    if given_up:
+        site.log(f"its user starts qBittorrent again for {len(given_up)} torrents")
+        site.tally.count("qBittorrent started again for its HDD")
+        site.qbt.stop()
+        site.start_qbittorrent()
+    return bool(given_up)

@@ -7,6 +7,8 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 
+from tests.rig.mounts import is_mounted
+
 from .known import Known
 from .making import NotAdded, add_family
 from .plan import Event, Kind
@@ -109,8 +111,7 @@ class User:
         folder = (root / name).parent
         path = folder / f"foreign {event.draw:.6f}{('.nfo', '.!qB')[event.draw * 10 % 1 < 0.3]}"
         contents = random.Random(event.draw).randbytes(2000)
-        # Never into a folder below an absent mount: it is the torrent's own that has to be there.
-        if folder in (root, self._site.hdd.at) or not folder.is_dir():
+        if not is_mounted(self._site.hdd.at) or not folder.is_dir():
             return False
         try:
             path.write_bytes(contents)
