@@ -18,6 +18,8 @@ from .webui import RUNNING, STOPPED
 RECONCILED = False
 """Whether the service has its reconciler. Until then a torrent of which qBittorrent forgot that
 it was relocated, or which a lost hook left unknown, is only counted."""
+CLOSED = frozenset({"done", "undone", "moved", "gone"})
+"""Last steps of a relocation."""
 ALIVE = frozenset({"queued", "waiting", "running"})
 
 
@@ -127,6 +129,11 @@ def _seeding(look: Look, known: Known, info: Mapping[str, Any], tale: str) -> It
             yield weigh("qBittorrent forgot a relocation", known, tale)
         else:
             yield wrong("seeds from where it is not whole", known, tale)
+        return
+    step = look.relocations.get(known.id, {}).get("step", "done")
+    if step not in CLOSED:
+        # Settled all the same: it waits for one that shares its files and was removed.
+        yield _noted("a relocation waits for one that was removed", known, tale)
         return
     right = STOPPED if known.stopped else RUNNING
     if info["progress"] != 1 or info["amount_left"] or info["state"] not in RUNNING | STOPPED:

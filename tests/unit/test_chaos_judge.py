@@ -194,6 +194,17 @@ def test_a_relocation_that_qbittorrent_forgot_is_noted_until_there_is_a_reconcil
     assert judged(done) == [(Weight.WRONG, "qBittorrent forgot a relocation")]
 
 
+def test_a_relocation_that_is_still_open_is_noted_but_its_files_are_held_all_the_same() -> None:
+    half = {"relocations": {"id1": {"step": "restoring", "error": None}}}
+    stopped = {"torrents": {"id1": seeding(HDD, state="stoppedUP")}}
+    noted = [(Weight.NOTED, "a relocation waits for one that was removed")]
+    assert judged(seen(**half, **stopped)) == noted
+    ended = {"relocations": {"id1": {"step": "done", "error": None}}}
+    assert judged(seen(**ended, **stopped)) == [(Weight.WRONG, "run state")]
+    bad = {"copies": {1: Copies(on_ssd=frozenset({"T/a"}), on_hdd=frozenset({"T/a"}))}}
+    assert judged(seen(**half, **stopped, **bad))[0] == (Weight.LOSS, "lost")
+
+
 @pytest.mark.parametrize("missing", ["jobs_told", "jobs_kept"])
 def test_an_accepted_notification_that_is_not_in_the_journal_is_noticed(missing: str) -> None:
     found = judged(seen(**{missing: {}}))
