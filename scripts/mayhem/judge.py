@@ -20,6 +20,7 @@ RECONCILED = False
 it was relocated, or which a lost hook left unknown, is only counted."""
 CLOSED = frozenset({"done", "undone", "moved", "gone"})
 """Last steps of a relocation."""
+CONFLICT = "a spoilt copy that its user has to judge"
 ALIVE = frozenset({"queued", "waiting", "running"})
 
 
@@ -178,7 +179,11 @@ def _notification(
     if known is None or known.removed or known.id not in look.torrents:
         return
     text = f"{kept['state']} {kept['outcome']} {kept['error_code']}: {kept['error']}"
-    if kept["state"] != "done":
+    conflict = kept["error_code"] == "destination_conflict"
+    if kept["state"] == "failed" and conflict and _spoilt(known, spoilt):
+        # Two torrents have the copy that we spoilt: the service leaves it to its user.
+        yield _noted(CONFLICT, about, text)
+    elif kept["state"] != "done":
         yield wrong("an accepted notification came to nothing", about, text)
     elif not _copied(look, known, spoilt):
         yield wrong("done without a whole copy", about, f"{text}; {_story(look, known)}")
@@ -186,13 +191,16 @@ def _notification(
 
 def _copied(look: Look, known: Known, spoilt: frozenset[Path]) -> bool:
     on_hdd = look.copies[known.spec.number].on_hdd
-    ours = {name for name in known.wanted if known.on_hdd / name in spoilt}
-    if known.wanted <= on_hdd | ours:
+    if known.wanted <= on_hdd | _spoilt(known, spoilt):
         return True
     # A bad copy was set aside, and is to be made anew.
     return any(
         job["torrent_id"] == known.id and job["state"] in ALIVE for job in look.jobs_kept.values()
     )
+
+
+def _spoilt(known: Known, spoilt: frozenset[Path]) -> set[str]:
+    return {name for name in known.wanted if known.on_hdd / name in spoilt}
 
 
 def _story(look: Look, known: Known) -> str:

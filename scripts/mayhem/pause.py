@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .faults import Faults
-from .judge import Finding, Look, Weight, judge
+from .judge import CONFLICT, Finding, Look, Weight, judge
 from .known import Accepted, Known
 from .look import jobs_told, look
 from .settle import settle
@@ -103,7 +103,18 @@ class Pauses:
                 case Known() as known if finding.weight is not Weight.LOSS:
                     User(site).remove(known, with_files=False)
                     site.ledger.forget(known.spec.number)
+                case Accepted() as accepted if finding.what == CONFLICT:
+                    self._set_aside(accepted)
                 case Accepted() as accepted:
                     site.ledger.drop_accepted(accepted)
                 case Path() as path:
                     site.ledger.drop_foreign(path)
+
+    def _set_aside(self, accepted: Accepted) -> None:
+        """As its user would: that bad copy may go."""
+        site = self._site
+        try:
+            site.service.post(f"/jobs/{accepted.job_id}/retry", {"on_conflict": "set_aside"})
+            site.log(f"its user has the bad copy set aside: {accepted}")
+        except RuntimeError as error:  # another job has the torrent
+            site.log(f"not set aside: {accepted}: {error}")

@@ -225,6 +225,16 @@ def test_a_job_that_came_to_nothing_is_noticed(state: str) -> None:
     assert found == [(Weight.WRONG, "an accepted notification came to nothing")]
 
 
+def test_a_copy_that_we_spoilt_and_two_torrents_have_is_left_to_its_user() -> None:
+    jobs = {"job": job("failed", error_code="destination_conflict")}
+    look = seen(jobs_told=jobs, jobs_kept=jobs)
+    bad = frozenset({HDD / "tv" / "T" / "a"})
+    assert judged(look, spoilt=bad) == [(Weight.NOTED, judging.CONFLICT)]
+    assert judged(look) == [(Weight.WRONG, "an accepted notification came to nothing")]
+    jobs["job"] = job("failed", error_code="source_corrupt")
+    assert judged(look, spoilt=bad)[0][0] is Weight.WRONG
+
+
 def test_a_job_that_is_done_without_a_copy_is_noticed() -> None:
     look = seen(copies={1: Copies(on_ssd=BOTH, on_hdd=frozenset({"T/a"}))})
     assert judged(look) == [(Weight.WRONG, "done without a whole copy")]
