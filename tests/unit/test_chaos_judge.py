@@ -205,6 +205,22 @@ def test_a_relocation_that_is_still_open_is_noted_but_its_files_are_held_all_the
     assert judged(seen(**half, **stopped, **bad))[0] == (Weight.LOSS, "lost")
 
 
+@pytest.mark.parametrize(
+    "said", [{"state": "stoppedUP"}, {"tags": "hdd, qbm-relocating, ssd"}], ids=["state", "tag"]
+)
+def test_what_a_killed_qbittorrent_forgot_of_an_end_is_noted_until_there_is_a_reconciler(
+    said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undone = {"id1": {"step": "undone", "error": None, "updated_at": 1000.0}}
+    fields = {"torrents": {"id1": seeding(**said)}, "relocations": undone}
+    ((weight, what),) = judged(seen(**fields, killed_at=(1000.04,)))
+    assert weight is Weight.NOTED
+    for killed_at in ((), (1060.0,), (990.0,)):
+        assert judged(seen(**fields, killed_at=killed_at)) == [(Weight.WRONG, what)]
+    monkeypatch.setattr(judging, "RECONCILED", True)
+    assert judged(seen(**fields, killed_at=(1000.04,))) == [(Weight.WRONG, what)]
+
+
 @pytest.mark.parametrize("missing", ["jobs_told", "jobs_kept"])
 def test_an_accepted_notification_that_is_not_in_the_journal_is_noticed(missing: str) -> None:
     found = judged(seen(**{missing: {}}))
