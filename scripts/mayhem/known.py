@@ -81,6 +81,7 @@ class Ledger:
         self._foreign: dict[Path, str] = {}
         self._accepted: list[Accepted] = []
         self._spoilt: set[Path] = set()
+        self._broken_families: set[int] = set()
 
     def add(self, known: Known) -> None:
         """A torrent is there."""
@@ -96,7 +97,15 @@ class Ledger:
     def forget(self, number: int) -> Known | None:
         """Its user wants nothing of it any more."""
         with self._lock:
-            return self._torrents.pop(number, None)
+            known = self._torrents.pop(number, None)
+            if known is not None:
+                self._broken_families.add(known.spec.family)
+            return known
+
+    def broken_families(self) -> set[int]:
+        """Those of which one is forgotten."""
+        with self._lock:
+            return set(self._broken_families)
 
     def torrents(self) -> list[Known]:
         """All that are known, also those that were removed and left their files."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from tests.rig.mounts import is_mounted
 
-from .known import Known
 from .site import Site
 
 SETTLED_WITHIN_S = 240.0
@@ -18,11 +18,12 @@ GIVEN_UP = frozenset({"missingFiles", "error"})
 
 def settle(site: Site, limit_s: float = SETTLED_WITHIN_S) -> str:
     """Wait; give what is still under way at the deadline, empty if nothing is. Raises `Stopped`."""
-    deadline_s = time.monotonic() + limit_s
+    began_s = time.monotonic()
+    deadline_s = began_s + limit_s
     quiet_since_s = None
     why = "nothing was seen"
     while time.monotonic() < deadline_s:
-        now_s = time.monotonic()
+        now_s, before = time.monotonic(), why
         if site.service_answers():
             try:
                 why = _under_way(site)
@@ -30,6 +31,8 @@ def settle(site: Site, limit_s: float = SETTLED_WITHIN_S) -> str:
                 why = f"no answer: {error}"
         else:
             why = "the service does not answer yet"
+        if why != before:
+            site.log(f"settles, after {now_s - began_s:.0f} s: {why or 'nothing is under way'}")
         if why:
             quiet_since_s = None
         else:
@@ -45,35 +48,30 @@ def _under_way(site: Site) -> str:
     torrents = site.web.torrents()
     if _start_with_its_disk(site, torrents):
         return "qBittorrent was started again"
-    broken = _broken_families(site, torrents)
+    waited_for = _waited_for(site, torrents.keys())
     for process in status["processes"]:
-        if process["kind"] != "relocation" or process["hash"] not in broken:
-            return f"{process['kind']} {process['name']}: {process['phase']} {process['error']}"
+        if process["kind"] != "relocation" or process["hash"] in waited_for:
+            return f"{process['kind']} of {process['name']}: {process['phase']} {process['error']}"
     if status["space"]["current_run"]:
         return "a run of space management"
-    if status["queue"]["size"] > status["queue"]["waiting_retry"]:
-        return f"{status['queue']['size']} jobs"
+    if active := status["queue"]["size"] - status["queue"]["waiting_retry"]:
+        return f"{active} jobs"
     for info in torrents.values():
         if info["state"] == "moving" or info["state"].startswith("checking"):
             return f"qBittorrent: {info['name']} {info['state']}"
     return ""
 
 
-def _broken_families(site: Site, torrents: dict[str, Any]) -> set[str]:
-    """Torrents whose relocation may wait for long: of their family one is removed or forgotten."""
-    families: dict[int, list[Known]] = {}
-    for known in site.ledger.torrents():
-        families.setdefault(known.spec.family, []).append(known)
-    listed = {id for family in families.values() for id in (known.id for known in family)}
-    broken = {
-        known.id
-        for family in families.values()
-        if any(one.removed or one.id not in torrents for one in family)
-        for known in family
-    }
-    status = site.service.get("/status")
-    unknown = {process["hash"] for process in status["processes"]} - listed
-    return broken | unknown
+def _waited_for(site: Site, listed: Collection[str]) -> set[str]:
+    """The ids of the torrents whose relocations end soon.
+
+    Not those that share files with one that is removed, or forgotten by qBittorrent: a
+    service cannot tell the one from the other at once, and may wait for long.
+    """
+    known = site.ledger.torrents()
+    gone = {one.spec.family for one in known if one.removed or one.id not in listed}
+    gone |= site.ledger.broken_families()
+    return {one.id for one in known if one.spec.family not in gone}
 
 
 def _start_with_its_disk(site: Site, torrents: dict[str, Any]) -> bool:
