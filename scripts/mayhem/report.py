@@ -83,7 +83,7 @@ class _Shown:
             if self._last.get(run.tally.version) != run.now:
                 self._last[run.tally.version] = run.now
                 took_s = time.monotonic() - self._began_s
-                text = f"{took_s:5.0f} s  {run.tally.version}  {run.now:19}{_brief(run.tally)}"
+                text = f"{took_s:5.0f} s {run.tally.version} {run.now:18}{_brief(run.tally)}"
                 self._console.print(Text(text))
 
     def _table(self) -> Table:

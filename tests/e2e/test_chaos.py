@@ -93,13 +93,14 @@ def test_two_minutes_of_chaos_lose_nothing(tmp_path: Path) -> None:
     leaves_nothing(tmp_path)
 
 
-def test_a_service_that_ruins_copies_is_found_out_and_all_is_kept_to_look_into_it(
-    tmp_path: Path,
+@pytest.mark.parametrize("module", ["eats_copies", "trusts_copies"])
+def test_a_service_that_loses_data_is_found_out_and_all_is_kept_to_look_into_it(
+    tmp_path: Path, module: str
 ) -> None:
     status, out = finished(
         tmp_path,
         *("--minutes", "6", "--seed", str(SEED), "--qbittorrent", "4.5.2"),
-        *("--service-module", "tests.rig.eats_copies"),
+        *("--service-module", f"tests.rig.{module}"),
     )
     assert status == 1, out
     assert int(figures(out)["LOSSES"][0]) > 0
