@@ -73,9 +73,9 @@ class Look:
     hashed: int = 0  #: files
 
     @property
-    def unfinished(self) -> int:
-        """How many jobs are still alive."""
-        return sum(job["state"] in ALIVE for job in self.jobs_kept.values())
+    def unfinished(self) -> list[Mapping[str, Any]]:
+        """The jobs that are still alive."""
+        return [job for job in self.jobs_kept.values() if job["state"] in ALIVE]
 
 
 def judge(
@@ -189,6 +189,8 @@ def _notification(
     if known is None or known.removed or known.id not in look.torrents:
         return
     text = f"{kept['state']} {kept['outcome']} {kept['error_code']}: {kept['error']}"
+    if kept["state"] == "failed" and _done_since(look, known, kept):
+        return
     conflict = kept["error_code"] == "destination_conflict"
     if kept["state"] == "failed" and conflict and _spoilt(known, spoilt):
         # Two torrents have the copy that we spoilt: the service leaves it to its user.
@@ -206,6 +208,16 @@ def _copied(look: Look, known: Known, spoilt: frozenset[Path]) -> bool:
     # A bad copy was set aside, and is to be made anew.
     return any(
         job["torrent_id"] == known.id and job["state"] in ALIVE for job in look.jobs_kept.values()
+    )
+
+
+def _done_since(look: Look, known: Known, failed: Mapping[str, Any]) -> bool:
+    """Whether a later job of the torrent made the copy."""
+    return known.wanted <= look.copies[known.spec.number].on_hdd and any(
+        job["torrent_id"] == known.id
+        and job["state"] == "done"
+        and job["finished_at"] >= failed["finished_at"]
+        for job in look.jobs_kept.values()
     )
 
 

@@ -66,7 +66,8 @@ def _journal(state: Path) -> tuple[dict[str, Any], dict[str, Any], Counter[str]]
         with closing(sqlite3.connect(Path(folder) / "journal.sqlite3")) as connection:
             connection.row_factory = sqlite3.Row
             rows = connection.execute(
-                "SELECT id, torrent_id, state, outcome, merged_into, error_code, error FROM jobs"
+                "SELECT id, torrent_id, state, outcome, merged_into, error_code, error, "
+                "finished_at FROM jobs"
             )
             jobs = {row["id"]: dict(row) for row in rows}
             relocations = connection.execute(

@@ -28,6 +28,7 @@ class Pauses:
         self._site = site
         self._tell = tell
         self._uniques = Uniques()
+        self._waiting: set[str] = set()  #: ids of torrents whose jobs were alive
         self.findings: list[Finding] = []
 
     @property
@@ -62,7 +63,10 @@ class Pauses:
             self._tell(finding)
         self.findings += found
         self._forget(found)
-        User(site).clear(cleared)
+        user = User(site)
+        user.clear(cleared)
+        if self._waiting:
+            user.recheck(self._waiting)
 
     def _judged(self) -> list[Finding]:
         """Stop the service, look, judge, and start it again."""
@@ -93,7 +97,8 @@ class Pauses:
         tally.count("files hashed", seen.hashed)
         tally.put("relocations done", seen.ended["done"])
         tally.put("relocations undone", seen.ended["undone"])
-        tally.put("jobs not done yet", seen.unfinished)
+        tally.put("jobs not done yet", len(seen.unfinished))
+        self._waiting = {str(job["torrent_id"]) for job in seen.unfinished}
 
     def _forget(self, found: Sequence[Finding]) -> None:
         """What was told is told once."""

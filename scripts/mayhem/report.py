@@ -28,7 +28,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "abuse": (Kind.RUBBISH, Kind.WRONG_KEY, Kind.HALF_OPEN, Kind.HUGE),
     "its user": (
         Kind.ADD, Kind.REMOVE, Kind.REMOVE_WITH_FILES, Kind.FOREIGN, Kind.PRESSURE,
-        "qBittorrent started again for its HDD",
+        "qBittorrent started again for its HDD", "rechecked by hand for its .torrent",
     ),
     "clients": (
         "notifications accepted", "duplicate notifications sent", "notifications given up",

@@ -54,8 +54,8 @@ def _under_way(site: Site) -> str:
             return f"{process['kind']} of {process['name']}: {process['phase']} {process['error']}"
     if status["space"]["current_run"]:
         return "a run of space management"
-    if active := status["queue"]["size"] - status["queue"]["waiting_retry"]:
-        return f"{active} jobs"
+    if queued := status["queue"]["size"]:
+        return f"{queued} jobs are queued"
     for info in torrents.values():
         if info["state"] == "moving" or info["state"].startswith("checking"):
             return f"qBittorrent: {info['name']} {info['state']}"

@@ -18,6 +18,7 @@ SHORT_BYTES = 9_000_000  #: at most, below the threshold
 
 
 PATIENCE_S = 4.0
+RECHECKED_WITHIN_S = 20.0
 
 
 def answers(site: Site) -> bool:
@@ -26,6 +27,10 @@ def answers(site: Site) -> bool:
         site.web.torrents()
         return True
     return False
+
+
+def _checks(site: Site) -> bool:
+    return any(info["state"].startswith("checking") for info in site.web.torrents().values())
 
 
 class User:
@@ -89,6 +94,25 @@ class User:
         else:
             site.log(f"removed {known}{' with its files' if with_files else ''}")
         return True
+
+    def recheck(self, ids: set[str]) -> None:
+        """Force a recheck of torrents of version 2 that wait for their .torrent.
+
+        Started again, 5.1 gives none of them until then; the service tells its user so.
+        """
+        site = self._site
+        try:
+            torrents = site.web.torrents()
+            for known in site.ledger.torrents():
+                info = torrents.get(known.id)
+                if known.id not in ids or known.spec.version == "v1" or info is None:
+                    continue
+                if known.tier_of(info["content_path"]) == "SSD" and info["progress"] == 1:
+                    site.web.post("torrents/recheck", hashes=known.id)
+                    site.tally.count("rechecked by hand for its .torrent")
+            site.wait_for(lambda: not _checks(site), "rechecked", RECHECKED_WITHIN_S)
+        except (OSError, TimeoutError) as error:
+            site.log(f"not rechecked: {error}")
 
     def clear(self, numbers: Sequence[int]) -> None:
         """Torrents that were had long enough go, and their files from both tiers."""

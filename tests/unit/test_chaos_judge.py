@@ -72,6 +72,7 @@ def job(state: str = "done", **fields: object) -> dict[str, object]:
         "merged_into": None,
         "error_code": None,
         "error": None,
+        "finished_at": 1000.0,
         **fields,
     }
 
@@ -239,6 +240,16 @@ def test_a_job_that_came_to_nothing_is_noticed(state: str) -> None:
     jobs = {"job": job(state)}
     found = judged(seen(jobs_told=jobs, jobs_kept=jobs))
     assert found == [(Weight.WRONG, "an accepted notification came to nothing")]
+
+
+def test_a_job_that_failed_is_made_up_for_only_by_a_later_one_with_a_whole_copy() -> None:
+    jobs = {"job": job("failed"), "later": job(finished_at=1001.0)}
+    assert judged(seen(jobs_told=jobs, jobs_kept=jobs)) == []
+    failed = [(Weight.WRONG, "an accepted notification came to nothing")]
+    half = {1: Copies(on_ssd=BOTH, on_hdd=frozenset({"T/a"}))}
+    assert judged(seen(jobs_told=jobs, jobs_kept=jobs, copies=half)) == failed
+    jobs["later"] = job(finished_at=999.0)
+    assert judged(seen(jobs_told=jobs, jobs_kept=jobs)) == failed
 
 
 def test_a_copy_that_we_spoilt_and_two_torrents_have_is_left_to_its_user() -> None:
