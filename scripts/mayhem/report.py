@@ -39,7 +39,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "the run": (
         "rounds", "torrents checked", "files hashed", "events without an effect",
-        "events that failed", "ends of qBittorrent by itself", "written below the mount point",
+        "events that failed", "ends of qBittorrent by itself", "empty files below the mount point",
     ),
 }  # fmt: skip
 """The rows of the table, under their headlines."""

@@ -162,13 +162,21 @@ class Site:
         (self.hdd.at / "filler").unlink(missing_ok=True)
 
     def _look_below_the_mount(self) -> None:
-        """What was written where the disk should have been is told, and cleared away."""
+        """What was written where the disk should have been.
+
+        qBittorrent makes a torrent's empty files there: they are counted and cleared away.
+        Data is an alarm, and stays, to be looked into: the disk will hide it.
+        """
         for path in files_below(self.hdd.at):
-            self.log(f"written below the HDD's mount point: {path}, {path.stat().st_size} bytes")
-            self.tally.count("written below the mount point")
-            path.unlink()
+            size_bytes = path.lstat().st_size
+            if size_bytes or path.name.startswith(".qbm"):
+                self.alarm("data below the HDD's mount point", f"{path}, {size_bytes} bytes")
+            else:
+                self.tally.count("empty files below the mount point")
+                path.unlink()
         for folder in sorted(self.hdd.at.rglob("*"), reverse=True):
-            folder.rmdir()
+            with suppress(OSError):
+                folder.rmdir()
 
     def squeeze_ssd(self, free_bytes: int) -> None:
         """Another download takes or frees space, until about this much is free."""
