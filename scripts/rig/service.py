@@ -1,4 +1,4 @@
-"""The service as a process of its own, asked over HTTP: what the demo and the bench run."""
+"""The service as a process of its own, asked over HTTP: what demo, bench and chaos run."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Service:
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    module: str = "qbm_trio"  #: what is run; one of the tests' own may spoil the service
 
     @property
     def url(self) -> str:
@@ -78,7 +79,7 @@ class Service:
         self.state.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "qbm_trio", "--service"],
+                [sys.executable, "-m", self.module, "--service"],
                 cwd=ROOT,
                 env={**clean_environment(), **environ, **self.settings},
                 stdin=subprocess.DEVNULL,
@@ -131,6 +132,13 @@ class Service:
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait(15)
+
+    def kill(self) -> None:
+        """Pull the plug: ``kill -9``, and wait until it is gone."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait(30)
 
 
 def wait_for(condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
