@@ -98,7 +98,9 @@ class OpenInput:
             except OSError as error:
                 raise self._error(error, self.path) from error
             if count == 0:
-                raise SourceChanged(f"{self.path} shrank while it was read")
+                raise SourceChanged(
+                    f"{self.path} shrank while it was read; recheck the torrent in qBittorrent"
+                )
             view = view[count:]
             offset_bytes += count
 
@@ -109,7 +111,9 @@ class OpenInput:
         except OSError as error:
             raise self._error(error, self.path) from error
         if (now.st_mtime_ns, now.st_size) != (then.st_mtime_ns, then.st_size):
-            raise SourceChanged(f"{self.path} was changed while it was read")
+            raise SourceChanged(
+                f"{self.path} was changed while it was read; recheck the torrent in qBittorrent"
+            )
 
     def close(self) -> None:
         """Close it."""
