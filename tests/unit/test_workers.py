@@ -79,6 +79,7 @@ async def test_why_a_job_waits_is_said_once_and_again_when_it_changes(
         world.work = failing(*unready)
         job_id = await world.accept(1)
         await world.until(job_id, JobState.DONE)
+        await wait_all_tasks_blocked()
         assert world.workers._said == {}
     said = [r.message for r in caplog.records if r.levelno >= logging.INFO]
     assert [m for m in said if "waiting" in m] == [
