@@ -159,8 +159,9 @@ def test_a_disk_that_hangs_before_anybody_needs_it_is_found_by_the_first_that_do
         library.add()
         service.start()
         service.wait_for((hdd / ".qbm-tier").exists, "the tiers are marked")
+        before = medians_s(service)
         with frozen(hdd) as thaw:
-            report(medians_s(service), medians_s(service))
+            report(before, medians_s(service))
             first = service.notify(torrents[0].id).json()["queue_id"]
             wait_hung(service, first)
             wait_degraded(service, PROBE_INTERVAL_S + SILENT_S + BUSY_S)
