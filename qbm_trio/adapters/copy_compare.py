@@ -21,7 +21,7 @@ from .copy_pieces import (
 )
 from .copy_stream import Batch, Input, run_pass
 from .copy_threads import Stop, run_supervised
-from .disk_errors import read_error
+from .disk_errors import read_back_error
 from .disk_paths import is_regular
 
 
@@ -175,5 +175,5 @@ def _lstat(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise read_error(error, path) from error
+        raise read_back_error(error, path) from error
     return status if is_regular(status) else None

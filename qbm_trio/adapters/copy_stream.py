@@ -19,7 +19,7 @@ from ..core.errors import DestinationChanged, JobError, SourceChanged
 from ..core.pieces import Role, Span
 from .copy_hashing import Hasher, PieceChecker
 from .copy_threads import Stop, WorkThread
-from .disk_errors import read_error
+from .disk_errors import read_back_error, read_error
 from .disk_paths import FolderHandle, is_regular
 
 BUFFER_BYTES = 2 * 1024 * 1024
@@ -66,6 +66,7 @@ class OpenInput:
 
     def __init__(self, folders: FolderHandle, source: Input) -> None:
         self.path = source.path
+        self._error = read_back_error if source.on_hdd else read_error
         try:
             folder_fd = folders.open(str(source.path.parent))
             self.fd = os.open(source.path.name, _READ, dir_fd=folder_fd)
@@ -95,9 +96,11 @@ class OpenInput:
             try:
                 count = os.preadv(self.fd, [view], offset_bytes)
             except OSError as error:
-                raise read_error(error, self.path) from error
+                raise self._error(error, self.path) from error
             if count == 0:
-                raise SourceChanged(f"{self.path} shrank while it was read")
+                raise SourceChanged(
+                    f"{self.path} shrank while it was read; recheck the torrent in qBittorrent"
+                )
             view = view[count:]
             offset_bytes += count
 
@@ -106,9 +109,11 @@ class OpenInput:
         try:
             now, then = os.fstat(self.fd), self.status
         except OSError as error:
-            raise read_error(error, self.path) from error
+            raise self._error(error, self.path) from error
         if (now.st_mtime_ns, now.st_size) != (then.st_mtime_ns, then.st_size):
-            raise SourceChanged(f"{self.path} was changed while it was read")
+            raise SourceChanged(
+                f"{self.path} was changed while it was read; recheck the torrent in qBittorrent"
+            )
 
     def close(self) -> None:
         """Close it."""
@@ -134,7 +139,7 @@ def missing_or(error: OSError, source: Input) -> JobError:
                 f"{path} is there only as {unfinished.name}: unfinished; "
                 "recheck the torrent in qBittorrent"
             )
-    return read_error(error, path)
+    return read_back_error(error, path) if source.on_hdd else read_error(error, path)
 
 
 def run_pass(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import secrets
@@ -16,7 +17,7 @@ import trio
 from ..core.errors import DiskError, MustWait, SameStorage
 from ..core.model import WaitReason
 from . import disk_calls
-from .disk_errors import read_error, read_only, write_error
+from .disk_errors import read_back_error, read_error, read_only, write_error
 
 __all__ = [
     "MARKER_NAME",
@@ -24,6 +25,7 @@ __all__ = [
     "check_marker",
     "check_not_aliased",
     "check_takes_writes",
+    "check_writes",
     "create_marker",
     "disk_space",
     "probe_name",
@@ -97,6 +99,33 @@ async def check_takes_writes(root: Path, *, limiter: trio.CapacityLimiter) -> No
         mounts = _MOUNTS.read_text("utf-8", "replace") if _MOUNTS.exists() else ""
         if flags & os.ST_RDONLY or stopped_by_error(mounts, device):
             raise read_only(root)
+
+    await _in_thread(call, limiter)
+
+
+async def check_writes(root: Path, *, limiter: trio.CapacityLimiter) -> None:
+    """Have the disk take a small write: the time of the tier's marker, synced.
+
+    What is cached is read, and statvfs answered, also by a disk that hangs or fails. Not
+    for a disk that nobody uses: it would never go to sleep.
+
+    Raises:
+        MustWait, DiskError: it does not take it.
+    """
+
+    def call() -> None:
+        marker = root / MARKER_NAME
+        try:
+            fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.utime(fd)
+                disk_calls.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            # A full disk, or another's marker, says nothing of the disk's health.
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+                raise write_error(error, marker) from error
 
     await _in_thread(call, limiter)
 
@@ -337,7 +366,7 @@ def _same(one: Path, other: Path) -> SameStorage:
 def _away(error: OSError, path: Path) -> MustWait | DiskError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return _tier(f"{path} is not there; mount its disk, or create the folder")
-    translated = read_error(error, path)
+    translated = read_back_error(error, path)
     if isinstance(translated, MustWait | DiskError):
         return translated
     return DiskError(str(translated))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import (
     DiskError,
+    FailingDisk,
     JobError,
     MustWait,
     ReadOnlyDisk,
@@ -17,6 +18,7 @@ from ..core.errors import (
 from ..core.model import WaitReason
 
 _AWAY = {errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN}
+_FAILING = {errno.EIO, errno.EREMOTEIO, errno.ETIMEDOUT, errno.EUCLEAN, errno.EBADMSG}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _DENIED = {errno.EACCES, errno.EPERM}
@@ -31,6 +33,11 @@ def read_error(error: OSError, path: Path | str) -> JobError:
     if error.errno == errno.ELOOP:
         return UnsafePath(f"{path} is a symbolic link, which is not followed")
     return _common(error, path, "read")
+
+
+def read_back_error(error: OSError, path: Path | str) -> JobError:
+    """The error to raise for a refused read of the HDD: its copies, and what the tier is."""
+    return _failing(error, path, "read") or read_error(error, path)
 
 
 def write_error(error: OSError, path: Path | str) -> JobError:
@@ -52,7 +59,7 @@ def write_error(error: OSError, path: Path | str) -> JobError:
         return UnsafePath(f"{path} cannot be made: {_why(error)}; rename it in qBittorrent")
     if error.errno == errno.EFBIG:
         return DiskError(f"{path} is larger than its file system allows; reformat the disk")
-    return _common(error, path, "write")
+    return _failing(error, path, "write") or _common(error, path, "write")
 
 
 def read_only(path: Path | str) -> ReadOnlyDisk:
@@ -61,6 +68,20 @@ def read_only(path: Path | str) -> ReadOnlyDisk:
         f"{path} is on a file system that is read-only now; look for disk errors "
         "in the kernel log and mount it writable again",
         reason=WaitReason.TIER,
+    )
+
+
+def _failing(error: OSError, path: Path | str, verb: str) -> FailingDisk | None:
+    """A disk that fails while it is written to is waited for.
+
+    Not so the reads of a source: one bad sector there would have its job read all again
+    and again, for ever.
+    """
+    if error.errno not in _FAILING:
+        return None
+    return FailingDisk(
+        f"cannot {verb} {path}: {_why(error)}; look in the kernel log, and check the disk: "
+        "it is tried again until it works"
     )
 
 

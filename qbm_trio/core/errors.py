@@ -135,6 +135,10 @@ class DiskError(Retryable):
     code = "io_error"
 
 
+class FailingDisk(DiskError):
+    """The disk answers with an I/O error. No fault of the job: it is tried again for ever."""
+
+
 class SourceChanged(Retryable):
     """A file on the SSD changed, shrank or vanished while it was read."""
 

@@ -27,7 +27,13 @@ from ..adapters.journal import Journal
 from ..adapters.looking import Seen, look, space_at
 from ..adapters.publishing import publish, set_aside, sync_adopted
 from ..core.client import QbittorrentClient
-from ..core.errors import DestinationChanged, DestinationConflict, JobError, MustWait
+from ..core.errors import (
+    DestinationChanged,
+    DestinationConflict,
+    FailingDisk,
+    JobError,
+    MustWait,
+)
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent, WaitReason
 from ..core.placement import Place
 from ..logs import rename_job
@@ -125,7 +131,11 @@ class Tiering:
             JobError, QbittorrentError: what the job must wait or fail for.
             WrongState: it was cancelled meanwhile.
         """
-        outcome = await self._work(running)
+        try:
+            outcome = await self._work(running)
+        except FailingDisk as error:
+            self._tiers.hdd.failed_a_job(error)
+            raise
         if outcome is Outcome.TIERED:
             self._planner.forget(running.job.id)  # its staging went with the publishing
         else:
@@ -250,7 +260,7 @@ class Tiering:
             raise DestinationChanged(str(error)) from error
         except JobError as error:
             # A job that waits holds no room on the disk, unless it waits for the disk.
-            if not isinstance(error, MustWait) or error.reason is not WaitReason.TIER:
+            if not _waits_for_the_disk(error):
                 await self._staging.drop(running.job.id)
             raise
 
@@ -377,3 +387,9 @@ class Tiering:
         if running.phase is not phase:
             log.info("%s", phase)
         running.phase = phase
+
+
+def _waits_for_the_disk(error: JobError) -> bool:
+    return isinstance(error, FailingDisk) or (
+        isinstance(error, MustWait) and error.reason is WaitReason.TIER
+    )

@@ -19,7 +19,14 @@ from trio_util import periodic
 
 from ..adapters import disk, journal_facts
 from ..adapters.journal import Journal
-from ..core.errors import JobError, JournalUnwritable, MustWait, ReadOnlyDisk, SameStorage
+from ..core.errors import (
+    FailingDisk,
+    JobError,
+    JournalUnwritable,
+    MustWait,
+    ReadOnlyDisk,
+    SameStorage,
+)
 from ..core.model import JobId, Progress, WaitReason
 from ..core.overview import TierFigures
 
@@ -44,11 +51,22 @@ class Tier:
         self.space: disk.DiskSpace | None = None
         self.trouble: JobError | None = None
         self._asked_at: float | None = None
+        self._failed_a_job = False  #: that is all that is known of the trouble
+
+    @property
+    def silent(self) -> bool:
+        """Whether the disk has not answered for long: whoever asks it more hangs too."""
+        return self._asked_at is not None and trio.current_time() - self._asked_at > SILENT_S
+
+    @property
+    def away(self) -> bool:
+        """Whether jobs wait for the next good probe."""
+        return self.silent or (self.trouble is not None and not self._failed_a_job)
 
     @property
     def problem(self) -> str | None:
         """What is wrong with it, without its path; None when nothing is."""
-        if self._asked_at is not None and trio.current_time() - self._asked_at > SILENT_S:
+        if self.silent:
             return f"the {self.name}'s disk does not answer"
         if isinstance(self.trouble, SameStorage):
             return "both tiers show the same files"
@@ -81,6 +99,13 @@ class Tier:
                 "the folder can be written",
                 reason=WaitReason.TIER,
             )
+        if self.silent:
+            # Else every worker would soon hang, and nobody could see what is waited for.
+            raise MustWait(
+                f"the {self.name} tier {self.root} does not answer; look in the kernel log, "
+                "and check the disk, or the network that it is on",
+                reason=WaitReason.TIER,
+            )
         try:
             await disk.check_marker(self.root, self.marker, limiter=self.limiter)
         except JobError as error:
@@ -96,20 +121,38 @@ class Tier:
         if self.trouble is None or str(self.trouble) != str(error):
             log.error("%s tier: %s", self.name, error)
         self.trouble = error
+        self._failed_a_job = False
 
-    async def probe(self) -> None:
-        """Ask the disk once and remember what it said."""
+    def failed_a_job(self, error: FailingDisk) -> None:
+        """Remember an I/O error that a job met, until the disk has taken a write.
+
+        The job is not among those who wait for that: it comes back by itself, ever later,
+        for the disk may take the probe's write and never the job's.
+        """
+        if self.trouble is None:
+            self.troubled_by(error)
+            self._failed_a_job = True
+
+    async def probe(self, *, in_use: bool = False) -> None:
+        """Ask the disk once and remember what it said.
+
+        ``in_use``: somebody writes to it, or would; see `disk.check_writes`.
+        """
         self._asked_at = trio.current_time()
         try:
             if self.marker is not None:
                 await disk.check_marker(self.root, self.marker, limiter=self._probe_limiter)
             self.space = await disk.disk_space(self.root, limiter=self._probe_limiter)
             await disk.check_takes_writes(self.root, limiter=self._probe_limiter)
+            if in_use and self.marker is not None:
+                await disk.check_writes(self.root, limiter=self._probe_limiter)
         except JobError as error:
             self.troubled_by(error)
         else:
-            # Only another comparison of both tiers can take `SameStorage` back.
-            if self.trouble is not None and not isinstance(self.trouble, SameStorage):
+            # Only another comparison of both tiers can take `SameStorage` back, and only a
+            # write an I/O error: one may have come since this probe began.
+            unproven = SameStorage if in_use else (SameStorage, FailingDisk)
+            if self.trouble is not None and not isinstance(self.trouble, unproven):
                 log.info("%s tier: usable again", self.name)
                 self.trouble = None
         self._asked_at = None
@@ -260,17 +303,23 @@ class Tiers:
     async def _watch(self, tier: Tier) -> None:
         async with aclosing(periodic(PROBE_INTERVAL_S)) as ticks:
             async for _ in ticks:
-                troubled = tier.trouble is not None
+                away, began = tier.away, trio.current_time()
                 if tier.marker is not None or self._read_only:
-                    await tier.probe()
+                    await tier.probe(in_use=self._in_use(tier))
+                    away = away or trio.current_time() - began > SILENT_S
                 elif tier is self.ssd:
                     await self.prepare()
                 elif self.ssd.marker is not None:  # else `prepare` learns both, the SSD's first
                     await self._prepare(tier)
                 await self._compare()
-                if troubled and tier.trouble is None:
+                if away and tier.trouble is None:
                     self.usable.set()
                     self.usable = trio.Event()
+
+    def _in_use(self, tier: Tier) -> bool:
+        """Whether somebody writes to the tier, or would if its disk did not fail."""
+        busy = tier.limiter.borrowed_tokens > 0 or (tier is self.hdd and bool(self._reserved))
+        return not self._read_only and (busy or isinstance(tier.trouble, FailingDisk))
 
     @contextmanager
     def room(

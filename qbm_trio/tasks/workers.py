@@ -17,6 +17,7 @@ import trio
 
 from ..core.client import QbittorrentClient
 from ..core.errors import (
+    FailingDisk,
     Fatal,
     JournalUnwritable,
     MustWait,
@@ -98,6 +99,7 @@ class Workers:
         self._scope = trio.CancelScope()
         self._attempts: dict[JobId, trio.Event] = {}
         self._said: dict[JobId, str] = {}  #: why each waiting job waits, as last logged
+        self._failures: dict[JobId, int] = {}  #: of the disk under each job
         self.running: dict[JobId, Running] = {}
         self.job_ended = trio.Event()  #: set, and replaced, whenever a job has ended
 
@@ -143,7 +145,7 @@ class Workers:
         finally:
             self._limiter.release_on_behalf_of(borrower)
             if self._jobs.of(job_id) is None:
-                self._said.pop(job_id, None)
+                self._forget(job_id)
                 # Not after a wait: jobs that wait for space would wake each other for ever.
                 self.job_ended.set()
                 self.job_ended = trio.Event()
@@ -156,8 +158,12 @@ class Workers:
         async for job_id in self._jobs.left_behind:
             async with self._turn(job_id):
                 if self._jobs.of(job_id) is None:  # not retried meanwhile
-                    self._said.pop(job_id, None)
+                    self._forget(job_id)
                     await self._drop_partial_data(job_id)
+
+    def _forget(self, job_id: JobId) -> None:
+        self._said.pop(job_id, None)
+        self._failures.pop(job_id, None)
 
     @asynccontextmanager
     async def _turn(self, job_id: JobId) -> AsyncIterator[None]:
@@ -224,6 +230,11 @@ class Workers:
             await self._put_aside(job_id, error.reason, str(error), delay_s=error.delay_s)
         except QbittorrentError as error:
             await self._put_aside(job_id, WaitReason.QBITTORRENT, str(error))
+        except FailingDisk as error:
+            # Not the job's failure: it is never given up, but the disk gets ever more rest.
+            failures = self._failures[job_id] = self._failures.get(job_id, 0) + 1
+            delay_s = backoff_s(failures, jitter=random.random())
+            await self._put_aside(job_id, WaitReason.TIER, str(error), delay_s=delay_s)
         except Retryable as error:
             await self._failed_attempt(running, error)
         except Fatal as error:

@@ -954,12 +954,17 @@ async def test_readback_asks_the_disk_for_every_staged_file_not_the_page_cache(
 
 async def test_a_copy_gives_its_buffers_back_without_the_garbage_collector(tmp_path: Path) -> None:
     """The service collects seldom: what waits for that adds up to gigabytes."""
+
+    def threads() -> list[object]:
+        return [o for o in gc.get_objects() if isinstance(o, copy_stream._HashThread)]
+
     case = make(tmp_path)
     gc.collect()
     gc.disable()
     try:
+        before = threads()  # of copies that other tests have killed
         await case.copy()
-        left = [o for o in gc.get_objects() if isinstance(o, copy_stream._HashThread)]
+        left = [o for o in threads() if not any(o is other for other in before)]
     finally:
         gc.enable()
     assert left == []

@@ -13,9 +13,10 @@ import pytest
 import trio
 
 from qbm_trio.adapters import disk, disk_calls, disk_paths
-from qbm_trio.adapters.disk_errors import read_error, write_error
+from qbm_trio.adapters.disk_errors import read_back_error, read_error, write_error
 from qbm_trio.core.errors import (
     DiskError,
+    FailingDisk,
     JobError,
     MustWait,
     ReadOnlyDisk,
@@ -26,6 +27,46 @@ from qbm_trio.core.model import WaitReason
 from tests.rig.mounts import mounted
 
 LIMITER = trio.CapacityLimiter(2)
+
+
+# -- writes ----
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (errno.EIO, FailingDisk),
+        (errno.EROFS, ReadOnlyDisk),
+        (errno.ENOSPC, None),
+        (errno.EACCES, None),
+    ],
+)
+async def test_a_disk_that_refuses_a_write_is_told_from_one_that_is_full_or_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[JobError] | None
+) -> None:
+    await disk.create_marker(tmp_path, limiter=LIMITER)
+
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(disk_calls, "fsync", refuse)
+    if error is None:
+        await disk.check_writes(tmp_path, limiter=LIMITER)
+        return
+    with pytest.raises(error):
+        await disk.check_writes(tmp_path, limiter=LIMITER)
+
+
+def test_io_errors_of_the_hdd_are_the_disks_those_of_a_source_the_files() -> None:
+    for number in (errno.EIO, errno.ETIMEDOUT, errno.EUCLEAN):
+        error = OSError(number, os.strerror(number))
+        assert isinstance(write_error(error, "/hdd/a"), FailingDisk)
+        assert isinstance(read_back_error(error, "/hdd/a"), FailingDisk)
+        assert type(read_error(error, "/ssd/a")) is DiskError
+    denied = OSError(errno.EACCES, "denied")
+    assert (
+        type(write_error(denied, "/hdd/a")) is type(read_back_error(denied, "/hdd/a")) is DiskError
+    )
 
 
 # -- space ---------------------------------------------------------------------------

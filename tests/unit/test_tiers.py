@@ -13,9 +13,11 @@ import trio
 
 from qbm_trio.adapters import disk, journal_facts
 from qbm_trio.adapters.journal import Journal
-from qbm_trio.core.errors import DiskError, MustWait, SameStorage
+from qbm_trio.core.errors import DiskError, FailingDisk, MustWait, SameStorage
 from qbm_trio.core.model import JobId, Progress, WaitReason
+from qbm_trio.tasks import tiers as tiers_module
 from qbm_trio.tasks.tiers import SILENT_S, Tiers
+from tests.rig.inside import condition
 from tests.rig.journals import running
 from tests.rig.mounts import mounted, run
 
@@ -219,6 +221,113 @@ async def test_a_disk_that_hangs_does_not_keep_the_other_from_being_learnt(
                     await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         assert tiers.hdd.marker is not None
+
+
+async def test_who_asks_a_disk_that_does_not_answer_waits_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        answers, asked = trio.Event(), trio.Event()
+        disk_space = disk.disk_space
+
+        async def hangs(root: Path, *, limiter: trio.CapacityLimiter) -> disk.DiskSpace:
+            if root == tiers.hdd.root:
+                asked.set()
+                await answers.wait()
+            return await disk_space(root, limiter=limiter)
+
+        monkeypatch.setattr(disk, "disk_space", hangs)
+        monkeypatch.setattr(tiers_module, "SILENT_S", 0.2)
+        usable = tiers.usable
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tiers.run)
+            await asked.wait()
+            await condition(lambda: tiers.hdd.silent)
+            with pytest.raises(MustWait, match="does not answer") as caught:
+                await tiers.hdd.check()
+            assert caught.value.reason is WaitReason.TIER
+            assert not usable.is_set()
+            answers.set()
+            with trio.fail_after(10):
+                await usable.wait()
+            await tiers.hdd.check()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_is_written_to_only_while_it_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hangs or fails may still read and tell figures from the cache; else it may sleep."""
+    monkeypatch.setattr(tiers_module, "PROBE_INTERVAL_S", 0.01)
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        written: list[Path] = []
+        probed = 0
+        check_writes, check_takes_writes = disk.check_writes, disk.check_takes_writes
+
+        async def note(root: Path, *, limiter: trio.CapacityLimiter) -> None:
+            await check_writes(root, limiter=limiter)
+            written.append(root)
+
+        async def count(root: Path, *, limiter: trio.CapacityLimiter) -> None:
+            nonlocal probed
+            probed += 1
+            await check_takes_writes(root, limiter=limiter)
+
+        monkeypatch.setattr(disk, "check_writes", note)
+        monkeypatch.setattr(disk, "check_takes_writes", count)
+        marker = tiers.hdd.root / disk.MARKER_NAME
+        os.utime(marker, (0, 0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tiers.run)
+            await condition(lambda: probed >= 10)
+            assert written == []
+            progress = Progress(bytes_total=1)
+            device = tiers.hdd.root.stat().st_dev
+            with tiers.room(JobId("1"), device=device, free_bytes=9, progress=progress):
+                await condition(lambda: written)
+            assert set(written) == {tiers.hdd.root}
+            assert marker.stat().st_mtime > 0
+            written.clear()
+            async with tiers.ssd.limiter:  # a call to the SSD is under way
+                await condition(lambda: tiers.ssd.root in written)
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_io_error_of_a_job_is_a_trouble_until_the_disk_takes_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers_module, "PROBE_INTERVAL_S", 0.01)
+    async with tiers_on(tmp_path) as (tiers, _):
+        await tiers.prepare()
+        check_writes, failing, refused = disk.check_writes, True, 0
+
+        async def fails(root: Path, *, limiter: trio.CapacityLimiter) -> None:
+            nonlocal refused
+            if failing:
+                refused += 1
+                raise FailingDisk(f"cannot write {root}")
+            await check_writes(root, limiter=limiter)
+
+        usable = tiers.usable
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tiers.run)
+            # The disk took the probe's write: the job that came first is not called back.
+            tiers.hdd.failed_a_job(FailingDisk("cannot write x"))
+            assert tiers.problems != []
+            await condition(lambda: not tiers.problems)
+            assert not usable.is_set()
+            # It refused that, too: whoever waits is told when it does not.
+            monkeypatch.setattr(disk, "check_writes", fails)
+            tiers.hdd.failed_a_job(FailingDisk("cannot write x"))
+            await condition(lambda: refused >= 3)
+            assert tiers.problems != []
+            failing = False
+            with trio.fail_after(10):
+                await usable.wait()
+            assert tiers.problems == []
+            nursery.cancel_scope.cancel()
 
 
 # -- room --------------------------------------------------------------------------

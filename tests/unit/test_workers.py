@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from qbm_trio.core.errors import (
     DestinationConflict,
     DiskError,
+    FailingDisk,
     MustWait,
     QbittorrentError,
     SameStorage,
@@ -77,6 +79,7 @@ async def test_why_a_job_waits_is_said_once_and_again_when_it_changes(
         world.work = failing(*unready)
         job_id = await world.accept(1)
         await world.until(job_id, JobState.DONE)
+        await wait_all_tasks_blocked()
         assert world.workers._said == {}
     said = [r.message for r in caplog.records if r.levelno >= logging.INFO]
     assert [m for m in said if "waiting" in m] == [
@@ -100,6 +103,25 @@ async def test_a_failed_attempt_backs_off_and_the_last_one_fails_the_job(
         assert failed.error == "trouble 2 (tried 3 times)"
         await wait_all_tasks_blocked()
         assert world.discarded == [job_id]
+
+
+async def test_a_job_on_a_failing_disk_is_never_given_up_and_comes_back_ever_later(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    async with a_world(tmp_path) as world:
+        world.work = failing(*(FailingDisk(f"trouble {n}") for n in range(11)))
+        job_id = await world.accept(1)
+        waiting = await world.until(job_id, JobState.WAITING)
+        assert (waiting.attempts, waiting.wait_reason) == (0, WaitReason.TIER)
+        assert waiting.error == "trouble 0"
+        done = await world.until(job_id, JobState.DONE)
+        at = [at for _, at in world.begun]
+        rests = [later - before for before, later in pairwise(at)]
+        assert rests == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+        assert done.attempts == 0
+        await wait_all_tasks_blocked()
+        assert world.workers._failures == {}
 
 
 @pytest.mark.parametrize(
