@@ -55,6 +55,7 @@ def built(
                 "DISK_SPACE_TARGET_GB": f"{TARGET_BYTES / 1e9}",
                 "DELETE_GRACE_S": f"{world.delete_grace_s}",
                 "SPACE_CHECK_INTERVAL_S": "1",
+                "RECONCILE_INTERVAL_S": "2",
                 "SHUTDOWN_GRACE_S": "1",
                 "MAX_CONCURRENT_COPY_OPERATIONS": "2",
                 "COPY_RATE_LIMIT_MB_S": f"{COPY_LIMIT_MB_S}",
