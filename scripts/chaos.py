@@ -34,9 +34,7 @@ to be spoilt, how many rounds fit into the minutes. So a seed gives the same att
 same race.
 
 Exit status: 0 nothing lost, nothing wrong; 1 something is, or it could not go on; 2 wrong usage,
-or not root; 130 or 143 when it was interrupted and nothing was wrong so far. Noted only, until
-the service has its reconciler: a qBittorrent that was killed and forgot a relocation while the
-copy on the HDD is whole.
+or not root; 130 or 143 when it was interrupted and nothing was wrong so far.
 """
 
 

@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from math import inf
 from pathlib import Path
 from typing import Any
 
 from .known import Accepted, Known
 from .webui import RUNNING, STOPPED
 
-RECONCILED = False
-"""Whether the service has its reconciler. Until then a torrent of which qBittorrent forgot that
-it was relocated, or which a lost hook left unknown, is only counted."""
 CLOSED = frozenset({"done", "undone", "moved", "gone"})
 """Last steps of a relocation."""
-SAVED_WITHIN_S = 5.0  #: qBittorrent saves what it was told
 CONFLICT = "a spoilt copy that its user has to judge"
 ALIVE = frozenset({"queued", "waiting", "running"})
 
@@ -64,7 +59,6 @@ class Look:
     jobs_told: Mapping[str, Mapping[str, Any]]  #: by ``/jobs``, by id
     jobs_kept: Mapping[str, Mapping[str, Any]]  #: in the journal's file
     relocations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: the last ones
-    killed_at: Sequence[float] = ()  #: qBittorrent, in seconds since 1970
     ended: Mapping[str, int] = field(default_factory=dict)  #: relocations, by last step
     foreign: Mapping[Path, str | None] = field(default_factory=dict)  #: SHA-256
     outside_changed: Sequence[str] = ()  #: names
@@ -129,8 +123,7 @@ def _seeding(look: Look, known: Known, info: Mapping[str, Any], tale: str) -> It
         # Whole on the HDD only, and qBittorrent looks on the SSD: it forgot the relocation.
         done = look.relocations.get(known.id, {}).get("step") == "done"
         if tier == "SSD" and known.wanted <= copies.on_hdd and done:
-            weigh = wrong if RECONCILED else _noted
-            yield weigh("qBittorrent forgot a relocation", known, tale)
+            yield wrong("qBittorrent forgot a relocation", known, tale)
         else:
             yield wrong("seeds from where it is not whole", known, tale)
         return
@@ -139,21 +132,14 @@ def _seeding(look: Look, known: Known, info: Mapping[str, Any], tale: str) -> It
         # Settled all the same: it waits for one that shares its files and was removed.
         yield _noted("a relocation waits for one that was removed", known, tale)
         return
-    weigh = _noted if _forgot_the_end(look, known) and not RECONCILED else wrong
     right = STOPPED if known.stopped else RUNNING
     if info["progress"] != 1 or info["amount_left"] or info["state"] not in RUNNING | STOPPED:
         yield wrong("does not seed", known, tale)
     elif info["state"] not in right:
         should = "stopped, as its user left it" if known.stopped else "running"
-        yield weigh("run state", known, f"it should be {should}; {tale}")
+        yield wrong("run state", known, f"it should be {should}; {tale}")
     if "qbm-relocating" in info["tags"]:
-        yield weigh("its tag was left", known, tale)
-
-
-def _forgot_the_end(look: Look, known: Known) -> bool:
-    """Whether qBittorrent was killed just after a relocation had ended, perhaps unsaved."""
-    ended_at = look.relocations.get(known.id, {}).get("updated_at", -inf)
-    return any(-0.5 < at - ended_at < SAVED_WITHIN_S for at in look.killed_at)
+        yield wrong("its tag was left", known, tale)
 
 
 def _anywhere(look: Look, known: Known, torrents: Sequence[Known], name: str) -> bool:

@@ -50,7 +50,6 @@ def look(site: Site, told: Mapping[str, Mapping[str, Any]]) -> Look:
         jobs_told=told,
         jobs_kept=jobs,
         relocations=relocations,
-        killed_at=tuple(site.killed_at),
         ended=ended,
         foreign={path: sha256(path) for path in site.ledger.foreign()},
         outside_changed=sorted(n for n in names if site.sentinels.get(n) != after.get(n)),

@@ -42,7 +42,6 @@ class Site:
     log: Callable[[str], None]
     stop: threading.Event  #: set when all is to end
     began_without_hdd: bool = False  #: qBittorrent, so that it gave up what is there
-    killed_at: list[float] = field(default_factory=list)  #: qBittorrent, since 1970
     ready: bool = False  #: the service that runs has answered
     _alarms: list[Finding] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -141,7 +140,6 @@ class Site:
         with self._lock:
             if not self.qbittorrent_runs():
                 return False
-            self.killed_at.append(time.time())
             self.qbt.stop(signal.SIGKILL)
             return True
 

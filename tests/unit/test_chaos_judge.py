@@ -178,21 +178,17 @@ def test_a_torrent_that_its_user_stopped_has_to_stay_stopped() -> None:
     assert judged(seen(), stopped) == [(Weight.WRONG, "run state")]
 
 
-def test_a_relocation_that_qbittorrent_forgot_is_noted_until_there_is_a_reconciler(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_relocation_that_qbittorrent_forgot_is_noticed() -> None:
     fields = {
         "torrents": {"id1": seeding(SSD, state="missingFiles", progress=0)},
         "copies": {1: Copies(on_ssd=NONE, on_hdd=BOTH)},
     }
     done = seen(**fields, relocations={"id1": {"step": "done", "error": None}})
-    assert judged(done) == [(Weight.NOTED, "qBittorrent forgot a relocation")]
+    assert judged(done) == [(Weight.WRONG, "qBittorrent forgot a relocation")]
     # Files that were deleted without a relocation that ended are another matter.
     wrong = [(Weight.WRONG, "seeds from where it is not whole")]
     assert judged(seen(**fields)) == wrong
     assert judged(seen(**fields, relocations={"id1": {"step": "undone", "error": None}})) == wrong
-    monkeypatch.setattr(judging, "RECONCILED", True)
-    assert judged(done) == [(Weight.WRONG, "qBittorrent forgot a relocation")]
 
 
 def test_a_relocation_that_is_still_open_is_noted_but_its_files_are_held_all_the_same() -> None:
@@ -209,17 +205,10 @@ def test_a_relocation_that_is_still_open_is_noted_but_its_files_are_held_all_the
 @pytest.mark.parametrize(
     "said", [{"state": "stoppedUP"}, {"tags": "hdd, qbm-relocating, ssd"}], ids=["state", "tag"]
 )
-def test_what_a_killed_qbittorrent_forgot_of_an_end_is_noted_until_there_is_a_reconciler(
-    said: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_qbittorrent_forgot_of_an_end_is_noticed(said: dict[str, Any]) -> None:
     undone = {"id1": {"step": "undone", "error": None, "updated_at": 1000.0}}
-    fields = {"torrents": {"id1": seeding(**said)}, "relocations": undone}
-    ((weight, what),) = judged(seen(**fields, killed_at=(1000.04,)))
-    assert weight is Weight.NOTED
-    for killed_at in ((), (1060.0,), (990.0,)):
-        assert judged(seen(**fields, killed_at=killed_at)) == [(Weight.WRONG, what)]
-    monkeypatch.setattr(judging, "RECONCILED", True)
-    assert judged(seen(**fields, killed_at=(1000.04,))) == [(Weight.WRONG, what)]
+    ((weight, _),) = judged(seen(torrents={"id1": seeding(**said)}, relocations=undone))
+    assert weight is Weight.WRONG
 
 
 @pytest.mark.parametrize("missing", ["jobs_told", "jobs_kept"])
