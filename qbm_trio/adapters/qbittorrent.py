@@ -115,8 +115,8 @@ class Qbittorrent:
 
     async def version(self) -> tuple[str, str]:
         """Ask for the versions of the application and of its Web API (two requests)."""
-        app = await self._read(lambda api: api.app_version())
-        web_api = await self._read(lambda api: api.app_web_api_version())
+        app = await self._read(lambda api: api.version_of("version"))
+        web_api = await self._read(lambda api: api.version_of("webapiVersion"))
         self._contact = replace(self._contact, version=app, web_api_version=web_api)
         return app, web_api
 

@@ -7,6 +7,8 @@ environment variables. Runs in worker threads, one call at a time.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +16,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import qbittorrentapi
 import requests
-from qbittorrentapi.definitions import APINames
+from qbittorrentapi.definitions import APINames, Dictionary, List
 
 from ..core.errors import (
     QbittorrentError,
@@ -32,6 +34,7 @@ READ_LIMIT_S = 30.0  # 4.5.2 takes seconds to list thousands of torrents
 
 
 _LISTS_FOLDERS = (2, 11)
+_VERSION = re.compile(r"v?\d+\.\d+")
 
 
 class Session(qbittorrentapi.Client):
@@ -102,7 +105,7 @@ class Session(qbittorrentapi.Client):
         except QbittorrentError:
             raise
         except qbittorrentapi.NotFound404Error as error:
-            if about is not None:
+            if about is not None and not _is_of_a_proxy(error):
                 raise TorrentUnknown(f"qBittorrent has no torrent {about}") from error
             raise QbittorrentUnreachable(self._no_api()) from error
         except qbittorrentapi.HTTP5XXError as error:
@@ -118,10 +121,20 @@ class Session(qbittorrentapi.Client):
             ) from error
         except qbittorrentapi.APIConnectionError as error:
             raise QbittorrentUnreachable(f"no usable answer from {self.where}") from error
-        except qbittorrentapi.APIError as error:  # what came was not what the API sends
-            raise QbittorrentUnreachable(self._no_api()) from error
         except requests.RequestException as error:
             raise QbittorrentUnreachable(self._no_connection(error)) from error
+        except (qbittorrentapi.APIError, KeyError, TypeError, ValueError, AttributeError) as error:
+            # What came was not what the API sends: not JSON, or without what is read of it.
+            raise QbittorrentUnreachable(self._no_api()) from error
+
+    def version_of(self, what: Literal["version", "webapiVersion"]) -> str:
+        """Ask for the version of the application, or of its Web API."""
+        ask = self.app_version if what == "version" else self.app_web_api_version
+        version = ask()
+        # A proxy that answers with a page, or a program with words of its own, is not it.
+        if not _VERSION.match(version):
+            raise QbittorrentUnreachable(self._no_api())
+        return version
 
     def stop_torrent(self, id: TorrentId) -> None:
         """Call ``stop``, which was ``pause`` before 5.0."""
@@ -226,6 +239,26 @@ class Session(qbittorrentapi.Client):
         session.trust_env = False
         return session
 
+    def _cast(
+        self, response: requests.Response, response_class: type, **response_kwargs: Any
+    ) -> Any:
+        """Read an answer: JSON in such a way that the event loop is let in meanwhile."""
+        # A login page, or the error of a proxy, with a 200: taken for the empty answer to a
+        # call that changes something, it would say that it was done.
+        if response.content[:100].lstrip().startswith(b"<"):
+            raise QbittorrentUnreachable(self._no_api())
+        if not issubclass(response_class, (Dictionary, List)):
+            return super()._cast(response, response_class, **response_kwargs)
+        # Thousands of torrents are 16 MB, which the parser would read in one go, with the
+        # interpreter's lock. At each call of the hook the interpreter can let others in.
+        try:
+            answer = json.loads(response.content, object_hook=_unchanged)
+        except (ValueError, RecursionError) as error:
+            raise qbittorrentapi.APIError(f"not JSON: {error}") from error
+        if not isinstance(answer, list if issubclass(response_class, List) else dict):
+            raise qbittorrentapi.APIError(f"not a {response_class.__name__}")
+        return answer
+
     @staticmethod
     def _handle_error_responses(
         data: Mapping[str, Any], params: Mapping[str, Any], response: requests.Response
@@ -311,3 +344,13 @@ class Session(qbittorrentapi.Client):
             f"no connection to qBittorrent at {self.where}; is it running, are QBIT_HOST and "
             "QBIT_PORT right (https:// in QBIT_HOST if its Web UI uses HTTPS)?"
         )
+
+
+def _unchanged(row: dict[str, Any]) -> dict[str, Any]:
+    return row
+
+
+def _is_of_a_proxy(error: qbittorrentapi.NotFound404Error) -> bool:
+    """Whether a 404 is not qBittorrent's, whose body says "Not Found" and no more."""
+    body = error.response.content[:100].lstrip() if error.response is not None else b""
+    return body.startswith((b"<", b"404 page not found"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import requests
@@ -142,6 +144,13 @@ async def test_a_tag_that_qbittorrent_would_split_or_ignore_is_not_sent(tag: str
         (Reply(status=500), QbittorrentUnreachable, "answered 500"),
         (Reply(status=503), QbittorrentUnreachable, "answered 503"),
         (Reply(body=b"<html>"), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (Reply(status=502, body=b"<html>"), QbittorrentUnreachable, "answered 502"),
+        (Reply(body=b'[{"hash": "aaaa'), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (Reply(body=b"[" * 100_000), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (Reply(body=b'{"error": "who are you?"}'), QbittorrentUnreachable, "not qBittorrent's"),
+        (Reply(body=b'["words"]'), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (Reply(body=b'[{"hash": "a"}]'), QbittorrentUnreachable, "not qBittorrent's Web API"),
+        (rows(row(size="much")), QbittorrentUnreachable, "not qBittorrent's Web API"),
         (Reply(status=404), QbittorrentUnreachable, "not qBittorrent's Web API"),
         (Reply(status=409, body=b"why"), QbittorrentError, "409 why"),
         (Reply(status=418, body=b"tea"), QbittorrentError, "418 tea"),
@@ -154,7 +163,7 @@ async def test_a_tag_that_qbittorrent_would_split_or_ignore_is_not_sent(tag: str
         ),
         (Reply(drop=True), QbittorrentUnreachable, "no connection"),
     ],
-    ids=lambda value: str(value.status) if isinstance(value, Reply) else "",
+    ids=lambda value: f"{value.status} {value.body[:20]!r}" if isinstance(value, Reply) else "",
 )
 async def test_each_answer_has_its_error_and_its_sentence(
     reply: Reply, error: type[QbittorrentError], sentence: str
@@ -173,6 +182,39 @@ async def test_a_404_about_a_torrent_means_that_it_is_unknown(call: str) -> None
         with pytest.raises(TorrentUnknown, match=ID):
             await getattr(client, call)(ID)
         assert client.contact.reachable
+
+
+@pytest.mark.parametrize("body", [b"<html>404", b"\n <!DOCTYPE html>", b"404 page not found\n"])
+@pytest.mark.parametrize("call", ["files", "export"])
+async def test_a_404_of_a_proxy_does_not_mean_that_a_torrent_is_unknown(
+    call: str, body: bytes
+) -> None:
+    with client_of(lambda _: Reply(status=404, body=body)) as (client, _):
+        with pytest.raises(QbittorrentUnreachable, match="not qBittorrent's Web API"):
+            await getattr(client, call)(ID)
+        assert not client.contact.reachable
+
+
+async def test_a_page_is_not_taken_for_the_empty_answer_to_a_change() -> None:
+    with client_of(lambda _: Reply(body=b"\n<!DOCTYPE html>log in, please")) as (client, server):
+        for change in (
+            client.add_tags([ID], ["ssd"]),
+            client.set_location(ID, "/hdd"),
+            client.recheck(ID),
+            client.stop(ID),
+        ):
+            with pytest.raises(QbittorrentUnreachable, match="not qBittorrent's Web API"):
+                await change
+        assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize("body", [b"<html>log in", b"hello", b"", b'{"version": 5}'])
+async def test_what_tells_no_version_is_not_qbittorrent(body: bytes) -> None:
+    with client_of(lambda _: Reply(body=body)) as (client, _):
+        with pytest.raises(QbittorrentUnreachable, match="not qBittorrent's Web API"):
+            await client.version()
+        assert client.contact.version is None
+        assert not client.contact.reachable
 
 
 async def test_who_is_refused_a_torrents_file_is_told_what_to_do() -> None:
@@ -663,3 +705,45 @@ async def test_long_lists_are_read_in_the_thread_not_on_the_loop(
         assert len(await client.torrents()) == 1
     assert len(threads) == 3
     assert threading.get_ident() not in threads
+
+
+async def test_the_loop_goes_on_while_ten_thousand_torrents_are_read() -> None:
+    """Measured as the work of the thread between two turns of the loop: other load is none."""
+    more = {f"one of thirty more fields, {k}": k for k in range(30)}
+    many = rows(*(row(f"{n:040x}", **more) for n in range(10_000)))
+    assert len(many.body) > 10_000_000
+    shares = [await _longest_step(many) for _ in range(2)]
+    while min(shares) > 0.2 and len(shares) < 6:
+        # A loop that was not given the processor has seen too much: once is enough.
+        shares.append(await _longest_step(many))
+    assert min(shares) <= 0.2, shares  # in one go it is half of it
+
+
+async def _longest_step(reply: Reply) -> float:
+    """What share of its work the thread that reads a list does without the loop's having a turn."""
+    with client_of(lambda _: reply) as (client, _):
+        clocks: list[int] = []
+        perform = client._session.perform
+        done = False
+
+        def performed(*args: Any, **options: Any) -> object:
+            clocks.append(time.pthread_getcpuclockid(threading.get_ident()))
+            return perform(*args, **options)
+
+        async def read() -> None:
+            nonlocal done
+            assert len(await client.torrents()) == 10_000
+            done = True
+
+        client._session.perform = performed  # type: ignore[method-assign,assignment]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            while not clocks:
+                await trio.lowlevel.checkpoint()
+            longest_s, began_s = 0.0, time.clock_gettime(clocks[0])
+            before_s = began_s
+            while not done:
+                await trio.lowlevel.checkpoint()
+                now_s = time.clock_gettime(clocks[0])
+                longest_s, before_s = max(longest_s, now_s - before_s), now_s
+        return longest_s / (before_s - began_s)
