@@ -122,6 +122,10 @@ class Session(qbittorrentapi.Client):
         except qbittorrentapi.APIConnectionError as error:
             raise QbittorrentUnreachable(f"no usable answer from {self.where}") from error
         except requests.RequestException as error:
+            if isinstance(error, requests.ConnectionError) and not isinstance(
+                error, requests.Timeout
+            ):
+                self.gate.may_have_restarted()
             raise QbittorrentUnreachable(self._no_connection(error)) from error
         except (qbittorrentapi.APIError, KeyError, TypeError, ValueError, AttributeError) as error:
             # What came was not what the API sends: not JSON, or without what is read of it.
@@ -339,6 +343,12 @@ class Session(qbittorrentapi.Client):
             return (
                 f"qBittorrent at {self.where} did not answer in time ({CONNECT_LIMIT_S:g} s to "
                 f"connect, {READ_LIMIT_S:g} s to answer){hint}"
+            )
+        broken = requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError
+        if isinstance(error, broken):
+            return (
+                f"an answer of qBittorrent at {self.where} ended in the middle; look at its log, "
+                "or at that of the proxy before it"
             )
         return (
             f"no connection to qBittorrent at {self.where}; is it running, are QBIT_HOST and "

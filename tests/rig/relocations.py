@@ -282,12 +282,15 @@ def corrupt(path: Path) -> None:
 
 
 @asynccontextmanager
-async def world(root: Path, qbt: Qbt) -> AsyncIterator[World]:
-    """Two disks below a shared place, and a service; what qBittorrent had is forgotten after."""
+async def world(root: Path, qbt: Qbt, *, url: str | None = None) -> AsyncIterator[World]:
+    """Two disks below a shared place, and a service; what qBittorrent had is forgotten after.
+
+    ``url`` is where the service finds it, if there is something between.
+    """
     with two_disks(root) as (ssd, hdd):
         try:
             async with (
-                inside(root, qbt.url, client=None, **SETTINGS) as service,
+                inside(root, url or qbt.url, client=None, **SETTINGS) as service,
                 trio.open_nursery() as nursery,
             ):
                 made = World(qbt=qbt, ssd=ssd, hdd=hdd, service=service, nursery=nursery)

@@ -576,6 +576,59 @@ def test_the_gate_lets_three_refused_logins_through_in_any_hour() -> None:
     assert gate.wait_s() == 0
 
 
+def test_a_restart_of_qbittorrent_is_a_reason_to_try_but_not_more_than_three_times_an_hour() -> (
+    None
+):
+    at = 0.0
+    gate = LoginGate(lambda: at)
+    gate.refused("no")
+    at += 1
+    assert gate.wait_s() == 1199
+    gate.may_have_restarted()
+    assert gate.wait_s() == 0
+    tries: list[float] = [0]
+    while at < 3 * 3600:
+        gate.may_have_restarted()  # a network that breaks down all the time
+        if gate.wait_s() == 0:
+            tries.append(at)
+            gate.refused("no")
+            assert gate.wait_s() >= 1200
+        at += 7
+    assert len(tries) >= 9
+    assert all(later - earlier >= 3600 for earlier, later in zip(tries, tries[3:], strict=False))
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["gone", "slow"])
+async def test_only_one_that_was_gone_is_asked_again_at_once(
+    back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is slow has not been restarted, and its password is the same."""
+    monkeypatch.setattr("qbm_trio.adapters.qbittorrent_session.READ_LIMIT_S", 0.2)
+    refuse, held = login_server(Reply(body=b"Fails.")), threading.Event()
+    trouble = False
+
+    def answer(seen: Seen) -> Reply:
+        if trouble:
+            return Reply(drop=True if back else not held.wait(5))
+        return refuse(seen)
+
+    def logins() -> int:
+        return sum("login" in seen.path for seen in server.seen)
+
+    with client_of(answer, username="u", password="p") as (client, server):
+        with pytest.raises(QbittorrentLoginRefused):
+            await client.torrents()
+        trouble = True
+        with pytest.raises(QbittorrentUnreachable):
+            await client.torrents()
+        trouble = False
+        held.set()
+        for _ in range(2):
+            with pytest.raises(QbittorrentLoginRefused):
+                await client.torrents()
+        assert logins() == 1 + back
+
+
 # -- find -------------------------------------------------------------------
 
 
