@@ -150,12 +150,17 @@ def newest(
     )
 
 
-def recent(connection: sqlite3.Connection, limit: int) -> list[Job]:
-    """The jobs that ended last."""
+def recent(connection: sqlite3.Connection, limit: int, *, now: float) -> list[Job]:
+    """The jobs that ended last, the newest first.
+
+    Those that ended, by their time, after ``now`` are from before the clock was put back: were
+    they first, what ends now would not be seen until the clock has come to them.
+    """
     return _select(
         connection,
-        f"WHERE finished_at IS NOT NULL AND NOT {ALIVE} ORDER BY finished_at DESC LIMIT ?",
-        (limit,),
+        f"WHERE finished_at IS NOT NULL AND NOT {ALIVE}"
+        " ORDER BY finished_at > ?, finished_at DESC, seq DESC LIMIT ?",
+        (now, limit),
     )
 
 

@@ -30,6 +30,7 @@ _PRUNED: Final = (("jobs", journal_jobs.prune), ("relocations", journal_relocati
 
 async def keep_house(observer: Observer, journal: Journal, retention_s: float) -> None:
     """Runs until cancelled."""
+    began_at, began_s = time.time(), trio.current_time()
     number = 0
     async with aclosing(periodic(INTERVAL_S)) as ticks:
         async for _ in ticks:
@@ -39,7 +40,9 @@ async def keep_house(observer: Observer, journal: Journal, retention_s: float) -
                     await journal.do(_touch)
                 await observer.save_counters()
                 if number % PRUNE_EVERY == 0:
-                    before = time.time() - retention_s
+                    # A wall clock that jumps ahead makes nothing old: only what passes does.
+                    lived_s = trio.current_time() - began_s
+                    before = min(time.time(), began_at + lived_s) - retention_s
                     for what, prune in _PRUNED:
                         gone = await journal.do(partial(prune, finished_before=before))
                         if gone:

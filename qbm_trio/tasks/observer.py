@@ -77,16 +77,16 @@ class Observer:
 
     async def overview(self) -> Overview:
         """Everything ``/status`` shows."""
+        now = time.time()
 
         def read(connection: Connection) -> tuple[dict[str, int], list[Job]]:
-            return journal_facts.counters(connection), ops.recent(connection, 20)
+            return journal_facts.counters(connection), ops.recent(connection, 20, now=now)
 
         counters, recent = await self._journal.do(read)
         counters["api_requests"] = (
             counters.get("api_requests", 0) + self.api_requests - self._api_requests_saved
         )
         ssd, hdd = self._tiers.figures
-        now = time.time()
         return Overview(
             status=self.health().status,
             version=__version__,

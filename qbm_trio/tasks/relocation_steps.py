@@ -7,7 +7,6 @@ What follows a step is ``core/relocation.py``'s.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,7 +72,6 @@ class Steps:
         tiers: Tiers,
         proofs: Proofs,
         tier_anew: Callable[[Relocation], Awaitable[None]],
-        now: Callable[[], float] = time.time,
     ) -> None:
         """``tier_anew`` makes sure that a torrent has a job that makes its copy again."""
         self._roots = roots
@@ -85,7 +83,8 @@ class Steps:
         self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
         self._deletion = Deletion(roots, tiers=tiers, proofs=proofs)
         self._tier_anew = tier_anew
-        self._now = now
+        self._began_s = trio.current_time()
+        self._checked_s: dict[int, float] = {}  #: when each passed its recheck, since then
         self._watch = TorrentWatch(client)
         self._settings = TorrentSettings(client, self._watch)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
@@ -182,6 +181,7 @@ class Steps:
         )
 
     async def _restore(self, row: Relocation) -> Result:
+        self._checked_s[row.id] = trio.current_time()
         event = await self._watch.seeds_at(row, row.to_path)
         if event is Event.ADVANCE:
             await self._settings.back(row)
@@ -249,6 +249,7 @@ class Steps:
             if event is Event.ADVANCE:
                 event = await self._watch.recheck(row, row.to_path)
             if event is Event.ADVANCE:
+                self._checked_s[row.id] = trio.current_time()
                 await self._settings.back(row)
                 return _ADVANCE
             await self._tiers.require()  # else a disk was away, and is waited for
@@ -337,8 +338,8 @@ class Steps:
             await self._client.remove_tags([row.torrent_id], {ssd})
 
     async def _grace(self, row: Relocation) -> None:
-        since = row.checked_at if row.checked_at is not None else self._now()
-        await trio.sleep(max(0.0, min(self._grace_s, since + self._grace_s - self._now())))
+        # Not by the journal's time, which may jump; after a restart all of it passes again.
+        await trio.sleep_until(self._checked_s.get(row.id, self._began_s) + self._grace_s)
 
 
 _STARTED: Final = (

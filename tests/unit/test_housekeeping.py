@@ -10,7 +10,9 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -70,7 +72,7 @@ async def test_requests_are_saved_and_old_jobs_forgotten_again_and_again(
 
     async def kept() -> set[JobId]:
         def read(connection: sqlite3.Connection) -> list[Job]:
-            return journal_jobs.recent(connection, 99)
+            return journal_jobs.recent(connection, 99, now=time.time())
 
         return {job.id for job in await journal.do(read)}
 
@@ -194,3 +196,45 @@ RELOCATION = Relocation(
     download_path="",
     bytes=1,
 )
+
+
+@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
+async def test_a_wall_clock_that_jumps_makes_no_ended_job_old(
+    autojump_clock: MockClock,
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    jump_s: float,
+) -> None:
+    wall_at = 1_800_000_000.0
+    began_s = trio.current_time()
+    wall = SimpleNamespace(time=lambda: wall_at + trio.current_time() - began_s)
+    monkeypatch.setattr("qbm_trio.tasks.housekeeping.time", wall)
+    settings, _ = load(environ)
+    settings.state_dir.mkdir()
+    journal = InlineJournal.open(settings.state_dir)
+    assert isinstance(journal, InlineJournal)
+    service = Service(settings, journal, "x")
+    service.jobs._clock = wall.time
+    round_s = INTERVAL_S * PRUNE_EVERY
+
+    async def ended(n: int) -> JobId:
+        job = (await service.jobs.accept(Notification(hash=f"{n:040x}"))).job
+        await service.jobs.cancel(job.id)
+        return job.id
+
+    async def kept() -> set[JobId]:
+        return {job.id for job in await service.jobs.newest(state=None, limit=9, after=None)}
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep_house, service.observer, journal, 2.5 * round_s)
+        await trio.sleep(1)
+        before = await ended(1)
+        wall_at += jump_s
+        after = await ended(2)
+        await trio.sleep(2 * round_s)
+        assert await kept() == {before, after}
+        await trio.sleep(2 * round_s)
+        # The one that is dated a day later is kept for a day more.
+        assert await kept() == ({after} if jump_s > 0 else {before})
+        nursery.cancel_scope.cancel()
+    journal.end()

@@ -243,13 +243,24 @@ def test_pages_are_newest_first_without_gap_or_overlap(db: sqlite3.Connection) -
         ops.newest(db, before=JobId("nobody"))
 
 
+def test_what_ended_since_the_clock_was_put_back_comes_before_what_ended_in_the_future(
+    db: sqlite3.Connection,
+) -> None:
+    ids = [admit(db, h).id for h in "123456"]
+    for job_id, now in zip(ids, (50, 10, 86_400, 86_450, 60, 61), strict=True):
+        ops.cancel(db, job_id, now=now)
+    newest = [j.id for j in ops.recent(db, 9, now=62)]
+    assert newest == [ids[5], ids[4], ids[0], ids[1], ids[3], ids[2]]
+    assert [j.id for j in ops.recent(db, 2, now=86_460)] == [ids[3], ids[2]]
+
+
 def test_only_jobs_that_ended_long_ago_are_pruned_and_no_number_is_used_twice(
     db: sqlite3.Connection,
 ) -> None:
     old, young, alive = (admit(db, h) for h in "123")
     ops.cancel(db, old.id, now=10)
     ops.cancel(db, young.id, now=20)
-    assert [j.id for j in ops.recent(db, 5)] == [young.id, old.id]
+    assert [j.id for j in ops.recent(db, 5, now=30)] == [young.id, old.id]
     assert ops.prune(db, finished_before=15) == 1
     assert {j.id for j in ops.newest(db)} == {young.id, alive.id}
     assert ops.prune(db, finished_before=1e12) == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from sqlite3 import Connection
 
 import pytest
+import trio
 
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Step
@@ -108,3 +110,26 @@ async def test_one_that_its_user_keeps_stopping_is_let_be(
         assert row.step is Step.DONE
         assert "'T' does not start; start it in qBittorrent" in caplog.text
         assert RELOCATING_TAG not in it.fake.tags(id_)
+
+
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
+async def test_a_wall_clock_that_jumps_between_two_starts_costs_no_second_of_the_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    def jump(connection: Connection) -> None:
+        changed = connection.execute("UPDATE relocations SET checked_at = checked_at - ?", [jump_s])
+        assert changed.rowcount == 1
+
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.WAITING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            await it.inside.journal.do(jump)
+            it.space.stop()
+    began_s = trio.current_time()
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, DELETE_GRACE_S="2") as again:
+        assert (await again.all_ended())["T0"].step is Step.DONE
+        assert 2 <= trio.current_time() - began_s < 20
+        assert again.files("T0") == set()
