@@ -12,13 +12,17 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import qbittorrentapi
 
+from tests.fakes.web_server import Reply, Seen, serving
 from tests.rig.library import Library
 from tests.rig.qbt import PASSWORD, running
 from tests.rig.service import Service
@@ -26,6 +30,7 @@ from tests.rig.wayward import Mood, Wayward, wayward
 
 pytestmark = pytest.mark.qbittorrent
 
+PLAN = "/space-management/trigger"
 LOGIN = "/api/v2/auth/login"
 MOST_TRIES_S = 2.0
 """While it is away it is tried at most twice a second here, where the longest pause is one
@@ -84,6 +89,17 @@ def answers_meanwhile(service: Service, for_s: float) -> float:
             assert call().status_code in (200, 202)
             slowest_s = max(slowest_s, time.monotonic() - began)
     return slowest_s
+
+
+def row(id: str, **fields: object) -> dict[str, object]:
+    """What qBittorrent says of a torrent that is none of the service's business."""
+    return {
+        "hash": id, "infohash_v1": id, "infohash_v2": "", "name": f"name of {id}",
+        "state": "stalledUP", "category": "", "tags": "", "save_path": "/elsewhere",
+        "content_path": f"/elsewhere/name of {id}", "progress": 1, "amount_left": 0, "size": 9,
+        "completion_on": 1_700_000_000, "added_on": 1_700_000_000, "auto_tmm": False,
+        "download_path": "", "force_start": False, **fields,
+    }  # fmt: skip
 
 
 def told(service: Service) -> dict[str, Any]:
@@ -235,3 +251,41 @@ def test_a_ban_is_not_made_worse_and_a_restart_of_qbittorrent_ends_it(tmp_path: 
         service.wait_for(lambda: told(service)["reachable"], "it is let in", limit_s=10)
         assert relay.requests[LOGIN] == 2
         all_done(service, library, ids)
+
+
+def test_ten_thousand_torrents_cost_little_memory_and_hold_up_no_answer(tmp_path: Path) -> None:
+    """What is listed is 12 MB; the server is scripted, for real ones take minutes to add."""
+    more = {f"one of thirty more fields, {k}": k for k in range(30)}
+    rows = json.dumps([row(f"{n:040x}", **more) for n in range(10_000)]).encode()
+
+    def answer(seen: Seen) -> Reply:
+        known = {"version": b"v4.5.2", "webapiVersion": b"2.8.19", "info": rows}
+        return Reply(body=known[urlsplit(seen.path).path.rpartition("/")[2]])
+
+    with serving(answer) as server:
+        service = Service(tmp_path / "service", server.url)
+        try:
+            service.start()
+            service.wait_for(lambda: told(service)["reachable"], "it reaches qBittorrent")
+            before_kib = most_memory_kib(service)
+            took_s = []
+            with ThreadPoolExecutor(1) as pool:
+                plan = pool.submit(service.http.post, PLAN, json={"dry_run": True})
+                while not plan.done():
+                    began = time.monotonic()
+                    assert httpx.get(f"{service.url}/health").status_code == 200
+                    took_s.append(time.monotonic() - began)
+            assert plan.result().status_code == 200, plan.result().text
+            assert most_memory_kib(service) - before_kib < 150_000
+            assert max(took_s) < FAST_S
+            assert sum("info" in seen.path for seen in server.seen) <= 2
+        finally:
+            service.kill()
+            service.http.close()
+
+
+def most_memory_kib(service: Service) -> int:
+    """The most that it has had in memory so far."""
+    assert service.process is not None
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])

@@ -133,3 +133,19 @@ async def test_a_wall_clock_that_jumps_between_two_starts_costs_no_second_of_the
         assert (await again.all_ended())["T0"].step is Step.DONE
         assert 2 <= trio.current_time() - began_s < 20
         assert again.files("T0") == set()
+
+
+async def test_the_grace_begins_when_the_copy_has_been_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch, DELETE_GRACE_S="1") as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        it.space._relocator._steps._began_s -= 100  # the service runs for long already
+        with held(monkeypatch, Step.RESTORING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            checked_s = trio.current_time()
+            hold.go_on.set()
+            assert (await it.all_ended())["T0"].step is Step.DONE
+        assert trio.current_time() - checked_s >= 1
