@@ -289,6 +289,9 @@ class SpaceManagement:
                 return  # room enough: qBittorrent is not even asked
             survey, plan = await self._plans.make(need, by_hand=asked.by_hand)
         except (QbittorrentError, JobError) as error:
+            # A list whose end is not waited for any more is made all the same.
+            pause_s = LIST_SHARE * (trio.current_time() - began_s)
+            self._not_before_s = began_s + min(pause_s, self._policy.interval_s)
             log.warning("space management: no plan can be made: %s", error)
             await self._no_run(asked, begun_at, str(error))
             return

@@ -237,8 +237,9 @@ async def test_a_run_by_itself_that_qbittorrents_absence_prevents_is_made_up_for
         assert it.state(id_)[1] == "hdd"
 
 
+@pytest.mark.parametrize("in_vain", [False, True], ids=["answered", "in vain"])
 async def test_runs_by_themselves_list_all_torrents_a_twentieth_of_the_time_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_vain: bool
 ) -> None:
     """The list of thousands takes 4.5 seconds, in which it does nothing else."""
     async with shelf(tmp_path, monkeypatch) as it:
@@ -251,6 +252,8 @@ async def test_runs_by_themselves_list_all_torrents_a_twentieth_of_the_time_at_m
                 began = trio.current_time()
                 await trio.sleep(0.02)
                 listed.append((began, trio.current_time()))
+                if in_vain:
+                    it.fake.failures = [away()]
 
         it.fake.before = before
         for n in range(1, 4):
@@ -259,6 +262,7 @@ async def test_runs_by_themselves_list_all_torrents_a_twentieth_of_the_time_at_m
             await it.idle()
         for (began, ended), (again, _) in pairwise(listed):
             assert again - began >= 20 * (ended - began), "asked for at once, made in its time"
+        in_vain = False
         it.space._ask()
         await it.run_now()
         assert listed[-1][0] - listed[-2][0] < 20 * 0.02, "a person need not wait"
