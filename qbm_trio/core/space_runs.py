@@ -176,3 +176,18 @@ def spared_words(spared: Mapping[str, SparedSum]) -> str:
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def no_plan(problem: str, paused: str | None) -> RunFigures:
+    """Of a run that could not be planned."""
+    return RunFigures(
+        freed_bytes=0,
+        planned_bytes=0,
+        shortfall_bytes=0,
+        target_met=False,
+        relocated=0,
+        tiered_first=0,
+        failed_groups=0,
+        problem=problem,
+        paused=paused,
+    )

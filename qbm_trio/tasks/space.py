@@ -34,6 +34,7 @@ from ..core.space_runs import (
     RunFigures,
     SpaceOverview,
     SpaceRun,
+    no_plan,
     summary,
     to_be_shown,
 )
@@ -324,7 +325,7 @@ class SpaceManagement:
     async def _no_run(self, asked: _Asked, begun_at: float, problem: str) -> None:
         """Who asked for a run must learn that it could not be made."""
         if asked.by_hand and not self.only_plans:
-            await self._record(asked, begun_at, _no_plan(problem, self._paused))
+            await self._record(asked, begun_at, no_plan(problem, self._paused))
 
     async def _record(self, asked: _Asked, begun_at: float, figures: RunFigures) -> None:
         run = SpaceRun(
@@ -385,17 +386,3 @@ class SpaceManagement:
         finally:
             watch.stuck()
             self._groups.discard(watch)
-
-
-def _no_plan(problem: str, paused: str | None) -> RunFigures:
-    return RunFigures(
-        freed_bytes=0,
-        planned_bytes=0,
-        shortfall_bytes=0,
-        target_met=False,
-        relocated=0,
-        tiered_first=0,
-        failed_groups=0,
-        problem=problem,
-        paused=paused,
-    )
