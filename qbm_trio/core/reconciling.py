@@ -75,7 +75,7 @@ class Rules:
     """What to go by."""
 
     roots: Roots
-    finished_after: float  #: epoch seconds; older ones are left to space management
+    finished_after: float  #: epoch seconds; older ones that nobody asked for are left alone
 
 
 def could_matter(torrent: Torrent, rules: Rules) -> bool:
@@ -105,7 +105,11 @@ def judge(torrent: Torrent, known: Known, rules: Rules) -> Finding | None:
         return None if ended_badly else Finding(what=What.TIER_ANEW)
     if job is not None or known.published:
         return None
-    return Finding(what=What.TIER) if finished_at(torrent) >= rules.finished_after else None
+    # Its user has asked for it when it was not there: however old it is.
+    asked_for = known.job is not None
+    if asked_for or finished_at(torrent) >= rules.finished_after:
+        return Finding(what=What.TIER)
+    return None
 
 
 def finished_at(torrent: Torrent) -> float:

@@ -232,9 +232,10 @@ class Reconciler:
         what, last = finding.what, known.relocation
         if what is What.TIER:
             log.info(
-                "found %r: finished %.0f s ago and never notified; queued",
+                "found %r: finished %.0f s ago and %s; queued",
                 torrent.name,
                 self._jobs.now() - finished_at(torrent),
+                "never notified" if known.job is None else "notified when it was not there",
             )
             await self._tier(torrent)
         elif what is What.TIER_ANEW and last is not None:

@@ -188,6 +188,15 @@ def test_a_job_that_ended_because_there_was_no_such_torrent_is_none(code: str) -
     assert found(FINISHED, Known(job=job(JobState.CANCELLED, code))) is What.TIER
 
 
+@pytest.mark.parametrize("code", sorted(AS_IF_NONE))
+def test_one_that_was_notified_when_it_was_not_there_is_tiered_however_old(code: str) -> None:
+    """Its user has asked for it; as when qBittorrent ran for a while without its torrents."""
+    older = replace(FINISHED, completed_at=FIRST_RUN_AT - 1)
+    assert found(older, Known(job=job(JobState.FAILED, code))) is What.TIER
+    assert found(older, Known(job=job(JobState.CANCELLED, code), published=True)) is None
+    assert found(older, Known(job=job(JobState.FAILED, "source_corrupt"))) is None
+
+
 @pytest.mark.parametrize(
     "torrent",
     [
