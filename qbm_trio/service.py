@@ -201,6 +201,7 @@ class Service:
             jobs=self.jobs,
             journal=journal,
             begin_again=self.space.begin_again,
+            lost_row=self.space.lost_row,
             relocations_known=self.space.relocations_known,
             first_run_at=first_run_at,
         )

@@ -51,6 +51,7 @@ class What(StrEnum):
     TIER_ANEW = "tier_anew"  #: relocated, and brought back to the SSD by its user
     REPEAT = "repeat"  #: relocated, which a killed qBittorrent has forgotten
     RETURN = "return"  #: brought back to the SSD, which a killed qBittorrent has forgotten
+    LOCATE = "locate"  #: half relocated, and no relocation that has ended says how it should be
     RELEASE = "release"  #: it has the tag of an open relocation, and none is open
 
 
@@ -121,12 +122,13 @@ def finished_at(torrent: Torrent) -> float:
 def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
     """What an ended relocation, the newest, and the torrent's state do not agree on."""
     tagged = RELOCATING_TAG in torrent.tags
-    if last is None:
-        return Finding(what=What.RELEASE) if tagged else None
-    if last.step is Step.DONE:
+    # Running and complete, it only has the tag left to lose.
+    half = tagged and (torrent.state in STOPPED or why_not_ready(torrent, ()) is not None)
+    if last is None or last.step is Step.GONE:  # the journal was lost, or it is back
+        if half:
+            return Finding(what=What.LOCATE)
+    elif last.step is Step.DONE:
         forgotten = torrent.state == MISSING_FILES and _beneath(torrent, last.from_path)
-        # Running and complete on the HDD, it only has the tag left to lose.
-        half = tagged and (torrent.state in STOPPED or why_not_ready(torrent, ()) is not None)
         if forgotten or half:
             return Finding(what=What.REPEAT)
     elif last.step is Step.UNDONE and tagged and torrent.state in STOPPED:
@@ -135,8 +137,8 @@ def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
             return Finding(what=What.RETURN)
     if not tagged:
         return None
-    ran = last.step is Step.MOVED and (last.was_running or last.force_start)
-    return Finding(what=What.RELEASE, start=ran and torrent.state in STOPPED_COMPLETE)
+    stays = last is not None and last.step is Step.MOVED and (last.was_running or last.force_start)
+    return Finding(what=What.RELEASE, start=stays and torrent.state in STOPPED_COMPLETE)
 
 
 def _on_ssd(torrent: Torrent, roots: Roots) -> bool:

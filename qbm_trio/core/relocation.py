@@ -23,7 +23,7 @@ RunId = NewType("RunId", str)
 class Step(StrEnum):
     """Where a relocation is. A torrent's place is its save path in qBittorrent."""
 
-    LOCATING = "locating"  #: of a restored journal: it may be further than was recorded
+    LOCATING = "locating"  #: found half-way: it may be further than was recorded, if at all
     PREPARING = "preparing"  #: tag on, automatic management off, download path cleared
     STOPPING = "stopping"
     REPOINTING = "repointing"  #: ``setLocation`` to the HDD
@@ -70,7 +70,7 @@ BEGINS: Final = MappingProxyType(
         # What had ended well, and was forgotten by a qBittorrent that was killed.
         Step.REPEATING: "forgotten",
         Step.RETURNING: "forgotten",
-        Step.LOCATING: "of a restored journal",
+        Step.LOCATING: "found half-way",
     }
 )
 """Where a relocation begins, and why."""

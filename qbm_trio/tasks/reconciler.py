@@ -79,6 +79,7 @@ class Reconciler:
         jobs: Jobs,
         journal: Journal,
         begin_again: Callable[..., Awaitable[bool]],
+        lost_row: Callable[[Torrent], Awaitable[Relocation | None]],
         relocations_known: Callable[[], bool],
         first_run_at: float,
     ) -> None:
@@ -90,6 +91,7 @@ class Reconciler:
             jobs: where it queues and ends jobs.
             journal: what it compares with.
             begin_again: takes up an ended relocation, as `SpaceManagement.begin_again`.
+            lost_row: a relocation that the journal does not know, as `SpaceManagement.lost_row`.
             relocations_known: whether the journal has all that are open: right after it was
                 restored, a tag may be all that is left of one.
             first_run_at: epoch seconds; what finished earlier is not looked for.
@@ -99,6 +101,7 @@ class Reconciler:
         self._jobs = jobs
         self._journal = journal
         self._begin_again = begin_again
+        self._lost_row = lost_row
         self._relocations_known = relocations_known
         # qBittorrent tells whole seconds.
         self._first_run_at = floor(first_run_at) if first_run_at < inf else inf
@@ -259,11 +262,11 @@ class Reconciler:
                 log.info("dry run: would %s %r: see its relocation", what, torrent.name)
         elif not self._relocations_known():
             return
-        elif what is What.RELEASE:
-            await self._release(torrent, start=finding.start, last=last)
-        elif what is not None and last is not None:
+        elif what in _BEGINS:
             await self._take_up(torrent, last, at=_BEGINS[what])
             return
+        else:
+            await self._release(torrent, start=finding.start, last=last)
         self._found.pop(torrent.id, None)
 
     async def _tier(self, torrent: Torrent) -> None:
@@ -278,7 +281,16 @@ class Reconciler:
             bounded=False,
         )
 
-    async def _take_up(self, torrent: Torrent, last: Relocation, *, at: Step) -> None:
+    async def _take_up(self, torrent: Torrent, last: Relocation | None, *, at: Step) -> None:
+        if last is None:
+            try:
+                last = await self._lost_row(torrent)
+            except QbittorrentError as error:
+                log.warning("%r: %s", torrent.name, error)
+                return
+        if last is None:  # it has said what to do
+            await self._release(torrent, start=False, last=None)
+            return
         row = replace(
             last,
             id=0,
@@ -301,12 +313,13 @@ class Reconciler:
             return
         if begun:
             log.warning(
-                "%r is %s at %s, but its relocation is %s: a killed qBittorrent has forgotten it; "
-                "%s",
+                "%r is %s at %s, but %s; %s",
                 torrent.name,
                 torrent.state,
                 torrent.content_path,
-                last.step,
+                "no relocation of it is known"
+                if at is Step.LOCATING
+                else f"its relocation is {last.step}: a killed qBittorrent has forgotten it",
                 at,
             )
 
@@ -336,4 +349,8 @@ class Reconciler:
         self._problem = problem
 
 
-_BEGINS: Final = {What.REPEAT: Step.REPEATING, What.RETURN: Step.RETURNING}
+_BEGINS: Final[Mapping[What | None, Step]] = {
+    What.REPEAT: Step.REPEATING,
+    What.RETURN: Step.RETURNING,
+    What.LOCATE: Step.LOCATING,
+}

@@ -1,4 +1,4 @@
-"""Relocations that a restored journal does not know: begun after its recovery point.
+"""Relocations that the journal does not know: begun after the recovery point of a restored one.
 
 Their torrents have our tag in qBittorrent, and are perhaps stopped.
 """
@@ -42,7 +42,7 @@ async def find_lost(outside: Outside) -> list[list[Relocation]]:
             await outside.client.wait_reachable()
             torrents = await outside.client.torrents()
             rows = [
-                await _row(outside, torrent)
+                await lost_row(outside, torrent)
                 for torrent in torrents
                 if RELOCATING_TAG in torrent.tags
             ]
@@ -55,8 +55,13 @@ async def find_lost(outside: Outside) -> list[list[Relocation]]:
             await trio.sleep(RETRY_S)
 
 
-async def _row(outside: Outside, torrent: Torrent) -> Relocation | None:
-    """What can be known of one; a torrent must not stay stopped for what cannot."""
+async def lost_row(outside: Outside, torrent: Torrent) -> Relocation | None:
+    """What can be known of one; a torrent must not stay stopped for what cannot.
+
+    Raises:
+        QbittorrentError: it cannot be asked.
+        JournalUnwritable: the journal cannot.
+    """
     roots, root = outside.roots, (await outside.lists.of(torrent)).root
     copy = await outside.journal.do(partial(journal_copies.find, torrent_id=torrent.id))
     on_hdd = roots.on_hdd(root)

@@ -120,12 +120,12 @@ class Steps:
                 await trio.sleep(_PAUSE_S)
 
     async def _locate(self, row: Relocation) -> Result:
-        """Go on from what is found: the step that a restored journal knew may be long past."""
+        """Go on from what is found: the step that was known, if any, may be long past."""
         event = await self._proofs.way_on(row)
         if event is Event.MOVED:
             await self._settings.run_as_before(row)
             await self._tag_as_moved(row)
-        return _said(event, "the journal was restored; by then its files on the SSD had gone")
+        return _said(event, "found half-way; by then its files on the SSD had gone")
 
     # -- forward
 

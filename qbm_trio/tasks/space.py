@@ -26,6 +26,7 @@ from ..core.errors import (
     QbittorrentError,
     TierAway,
 )
+from ..core.model import Torrent
 from ..core.relocation import CAN_STOP, OPEN, Relocation, RunId, Step
 from ..core.space_runs import (
     DryRun,
@@ -39,7 +40,7 @@ from ..core.space_runs import (
     to_be_shown,
 )
 from .relocation import GroupWatch, Relocator
-from .relocation_lost import find_lost
+from .relocation_lost import find_lost, lost_row
 from .space_plans import SpacePlans, SpacePolicy, say_open, say_plan
 from .space_run import Outside, Run
 from .space_survey import Need
@@ -209,6 +210,10 @@ class SpaceManagement:
         if not self._scope.cancel_called:  # else the next start goes on with it
             self._start(self._nursery, rows)
         return True
+
+    async def lost_row(self, torrent: Torrent) -> Relocation | None:
+        """A relocation that the journal does not know; see `relocation_lost.lost_row`."""
+        return await lost_row(self._outside, torrent)
 
     async def undo_early(self) -> None:
         """After `run` has ended: undo what is not past ``setLocation``."""

@@ -15,6 +15,7 @@ import trio
 
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.adapters.qbittorrent import Qbittorrent
+from qbm_trio.core.model import Torrent
 from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.core.roots import Roots
 from qbm_trio.tasks.jobs import Jobs
@@ -91,6 +92,7 @@ async def _looks(qbt: Qbt, state: Path, roots: Roots, rounds: int) -> tuple[_Loo
                 jobs=Jobs(journal, JobQueue(1000)),
                 journal=journal,
                 begin_again=_never,
+                lost_row=_none,
                 relocations_known=lambda: True,
                 first_run_at=time.time() + 86400,  # all of them are older
             )
@@ -112,6 +114,10 @@ async def _looks(qbt: Qbt, state: Path, roots: Roots, rounds: int) -> tuple[_Loo
     if not client.contact.reachable:
         raise BenchFailed(f"qBittorrent did not answer: {client.contact.problem}")
     return first, idle
+
+
+async def _none(torrent: Torrent) -> Relocation | None:
+    raise BenchFailed(f"{torrent.name!r} has nothing to be found of it")
 
 
 async def _never(row: Relocation, *, at: Step) -> bool:

@@ -17,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from qbm_trio.adapters import journal_relocations
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import JournalUnwritable
-from qbm_trio.core.model import Job, JobState, Notification, TorrentId
+from qbm_trio.core.model import Job, JobState, Notification, Torrent, TorrentId
 from qbm_trio.core.readiness import MISSING_FILES
 from qbm_trio.core.reconciling import REMOVED
 from qbm_trio.core.relocation import Event, Relocation, RunId, Step
@@ -145,6 +145,10 @@ async def reconciling(
                     begun.append((row, at))
                 return not rig.busy
 
+            async def lost_row(torrent: Torrent) -> Relocation | None:
+                await trio.lowlevel.checkpoint()
+                return None
+
             reconciler = Reconciler(
                 ReconcilerPolicy(
                     roots=Roots(ssd=Path("/ssd"), hdd=Path("/hdd"), path_mappings=()),
@@ -156,6 +160,7 @@ async def reconciling(
                 jobs=jobs,
                 journal=journal,
                 begin_again=begin_again,
+                lost_row=lost_row,
                 relocations_known=lambda: rig.known,
                 first_run_at=FIRST_RUN_AT + 0.9,  # qBittorrent tells whole seconds
             )

@@ -142,7 +142,9 @@ def test_only_the_tag_and_missing_files_have_anything_changed_in_qbittorrent(
     torrent: Torrent, known: Known
 ) -> None:
     finding = judge(torrent, known, RULES)
-    if finding is not None and finding.what in (What.REPEAT, What.RETURN, What.RELEASE):
+    if finding is not None and finding.what in (
+        *(What.REPEAT, What.RETURN, What.LOCATE, What.RELEASE),
+    ):
         assert RELOCATING_TAG in torrent.tags or torrent.state == MISSING_FILES
 
 
@@ -264,6 +266,18 @@ def test_one_that_stayed_on_the_hdd_is_started_if_it_ran() -> None:
 
 def test_a_tag_without_any_relocation_is_taken_off() -> None:
     assert found(replace(FINISHED, tags=TAGGED)) is What.RELEASE
+
+
+@pytest.mark.parametrize("last", [None, relocation(Step.GONE)])
+@pytest.mark.parametrize("state", [*sorted(STOPPED), MISSING_FILES, "stalledDL"])
+def test_one_that_stands_half_way_of_no_relocation_that_is_known_is_located(
+    state: str, last: Relocation | None
+) -> None:
+    for place in ("/ssd/t", "/hdd/tv/t"):
+        half = replace(FINISHED, state=state, content_path=place, tags=TAGGED)
+        assert found(half, Known(relocation=last)) is What.LOCATE
+        untagged = replace(half, tags=frozenset())
+        assert found(untagged, Known(relocation=last)) in (None, What.TIER)
 
 
 def test_relocated_and_whole_on_the_ssd_again_it_is_tiered_anew() -> None:
