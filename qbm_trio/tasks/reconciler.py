@@ -129,13 +129,23 @@ class Reconciler:
             while True:
                 # While it is away the prober alone calls it.
                 await self._client.wait_reachable()
-                await self.look()
+                await self._look_or_say()
                 self.looked.set()
                 self.looked = trio.Event()
                 with trio.CancelScope(deadline=self._next_s):
                     await self._client.wait_unreachable()
                     await self._client.wait_reachable()
                 await trio.sleep_until(self._not_before_s)
+
+    async def _look_or_say(self) -> None:
+        began_s = trio.current_time()
+        try:
+            await self.look()
+        except Exception:
+            # As of a job (ADR 2): its own end, said loudly, not that of the service.
+            log.exception("a bug ends this look of the reconciler; the next one is a whole one")
+            self._number, self._whole_at_s = 0, -inf
+            self._not_before_s = self._next_s = began_s + self._policy.interval_s
 
     async def look(self) -> None:
         """Ask once what has changed, and do what must be done about it."""

@@ -267,6 +267,27 @@ async def test_a_call_that_always_fails_is_no_storm_and_its_return_is_seen_in_an
         assert await it.hashes() == [id]
 
 
+async def test_a_bug_ends_a_look_and_not_the_service_and_the_next_asks_for_everything(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when something that is no qBittorrent answers in its place."""
+    async with reconciling(tmp_path, mock_clock) as it:
+
+        async def trip(name: str) -> None:
+            it.fake.before = None
+            raise KeyError("rid")
+
+        it.fake.before = trip
+        id = it.add("Lost")
+        await it.look()
+        assert "a bug ends this look" in caplog.text
+        assert await it.hashes() == []
+        await it.no_look(INTERVAL_S - 1)
+        await it.look(1)
+        assert it.fake.calls[-1] == ("changes", 0)
+        assert await it.hashes() == [id]
+
+
 # -- what it finds
 
 
