@@ -151,6 +151,9 @@ def _build(building: Path, damaged: Path, now: float) -> tuple[Point, str]:
         rest = salvage(damaged, header=header, scratch=damaged.with_name(SCRATCH))
         connection.execute("BEGIN")
         point, said = _fill_from_newest(connection, damaged.parent)
+        for name, value in rest.meta.items():
+            if journal_facts.meta(connection, name) is None:
+                journal_facts.set_meta(connection, name, value)
         jobs = sum(_add_job(connection, row, now) for row in rest.jobs)
         relocations = sum(_add_relocation(connection, row) for row in rest.relocations)
         journal_facts.set_meta(connection, RESTORED_AT, repr(now))

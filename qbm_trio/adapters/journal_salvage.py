@@ -1,4 +1,4 @@
-"""What can still be read of a damaged journal: jobs with work left, and open relocations.
+"""What can still be read of a damaged journal: jobs with work left, open relocations, and facts.
 
 Only what must not be lost, and only whole rows that can be what was written. The files
 are read, never opened by SQLite, which would change them: what it reads is a copy in
@@ -39,6 +39,7 @@ class Salvaged:
 
     jobs: list[Row] = field(default_factory=list)
     relocations: list[Row] = field(default_factory=list)
+    meta: dict[str, str] = field(default_factory=dict)  #: lasting facts: see `_FACTS`
 
 
 def salvage(damaged: Path, *, header: bytes, scratch: Path) -> Salvaged:
@@ -62,6 +63,11 @@ def salvage(damaged: Path, *, header: bytes, scratch: Path) -> Salvaged:
             return Salvaged(
                 jobs=_jobs(connection),
                 relocations=_rows(connection, "relocations", "id", _RELOCATION, STILL_OPEN),
+                meta={
+                    row["name"]: row["value"]
+                    for row in _rows(connection, "meta", "name", _META, "1")
+                    if _FACTS.get(row["name"], _never)(row["value"])
+                },
             )
     except sqlite3.Error as error:
         log.warning("nothing can be read of the damaged journal any more: %s", error)
@@ -216,6 +222,14 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
+def _never(_: object) -> bool:
+    return False
+
+
+def _like(pattern: str) -> _Check:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
 def _flag(value: object) -> bool:
     return value in (0, 1)
 
@@ -249,6 +263,16 @@ _RELOCATION: Final[Mapping[str, _Check]] = {
     "download_path": _text,
     "bytes": _whole,
     "begun_at": _number,
+}
+_META: Final[Mapping[str, _Check]] = {"name": _text, "value": _text}
+_UUID: Final = "-".join(f"[0-9a-f]{{{digits}}}" for digits in (8, 4, 4, 4, 12))
+_FACTS: Final[Mapping[str, _Check]] = {
+    # Without these, the next start would mark what is mounted then, were it the folder below
+    # the disk, and what the last one has staged would be nobody's.
+    "tier.ssd": _like(_UUID),
+    "tier.hdd": _like(_UUID),
+    "instance_id": _hex(12),
+    "first_run_at": _like(r"[0-9]{1,12}(\.[0-9]{1,20})?"),
 }
 assert _JOB.keys() <= set(Job.__dataclass_fields__)
 assert _RELOCATION.keys() <= set(Relocation.__dataclass_fields__)

@@ -491,6 +491,48 @@ def test_without_any_recovery_point_what_can_be_read_is_all_and_it_is_said(
     assert "there is no recovery point that can be used" in caplog.text
 
 
+FACTS = {
+    "instance_id": "0123456789ab",
+    "first_run_at": "17.5",
+    "tier.ssd": "01234567-89ab-cdef-0123-456789abcdef",
+    "tier.hdd": "11234567-89ab-cdef-0123-456789abcdef",
+}
+
+
+def with_facts(state: Path, facts: dict[str, str]) -> None:
+    with opened(state) as journal:
+        for name, value in facts.items():
+            journal_facts.set_meta(journal._connection, name, value)
+    for path in state.glob(recovery_point.PATTERN):
+        path.unlink()
+    DAMAGES["bits flipped in the header"](state)
+
+
+def test_without_any_recovery_point_it_still_knows_its_disks_and_its_own_staging(
+    state: Path,
+) -> None:
+    """Else it would mark the empty folder below a disk that is not mounted right now."""
+    with_facts(state, FACTS)
+    with opened(state) as journal:
+        for name, value in FACTS.items():
+            assert journal_facts.meta(journal._connection, name) == value
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_facts_that_cannot_be_what_was_written_are_not_taken(state: Path, name: str) -> None:
+    with_facts(state, {**FACTS, name: f"../{FACTS[name]}"})
+    with opened(state) as journal:
+        assert journal_facts.meta(journal._connection, name) is None
+
+
+def test_facts_of_the_recovery_point_go_before_those_of_the_damaged_journal(state: Path) -> None:
+    with opened(state) as journal:
+        journal_facts.set_meta(journal._connection, "first_run_at", "99.5")
+    DAMAGES["bits flipped in the header"](state)
+    with opened(state) as journal:
+        assert journal_facts.meta(journal._connection, "first_run_at") == "17"
+
+
 def test_an_empty_place_without_recovery_points_is_a_first_start(tmp_path: Path) -> None:
     for content in (None, b""):
         if content is not None:  # killed in its first moment
