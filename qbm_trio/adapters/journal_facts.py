@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import sqlite3
+from typing import Final
 
 
 def count(connection: sqlite3.Connection, name: str, by: int = 1) -> None:
@@ -32,8 +33,15 @@ def set_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
 
+ENDS_KNOWN_SINCE: Final = "ends_known_since"
+"""Of a restored journal: of what finished earlier it does not know any more how its job ended."""
+
+
 def instance(connection: sqlite3.Connection, *, now: float) -> tuple[str, float]:
-    """This instance's name, and when it first ran: both made at the first start."""
+    """This instance's name, and since when what has no job never had one.
+
+    The name is made at the first start, which is that time, too; unless the journal was restored.
+    """
     known = meta(connection, "instance_id")
     if known is None:
         known = secrets.token_hex(6)
@@ -41,4 +49,5 @@ def instance(connection: sqlite3.Connection, *, now: float) -> tuple[str, float]
         set_meta(connection, "first_run_at", repr(now))
     first_run_at = meta(connection, "first_run_at")
     # Unknown, no torrent has finished after it.
-    return known, math.inf if first_run_at is None else float(first_run_at)
+    since = meta(connection, ENDS_KNOWN_SINCE) or 0.0
+    return known, math.inf if first_run_at is None else max(float(first_run_at), float(since))

@@ -34,6 +34,8 @@ BUILDING: Final = f"{FILE_NAME}.restoring"  #: half of one, of no use after a ki
 BUILT: Final = f"{FILE_NAME}.restored"  #: whole; takes the journal's place
 RESTORED_AT: Final = "restored_at"  #: a fact in it, until what it may lack was looked for
 DAMAGED: Final = f"{FILE_NAME}.damaged"  #: followed by the time at which it was set aside
+_LATE_S: Final = 3600.0
+"""So much earlier than a recovery point one may have finished that had no job in it yet."""
 SCRATCH: Final = f"{FILE_NAME}.salvage"  #: what can be read of a damaged one; removed again
 
 
@@ -156,6 +158,9 @@ def _build(building: Path, damaged: Path, now: float) -> tuple[Point, str]:
                 journal_facts.set_meta(connection, name, value)
         jobs = sum(_add_job(connection, row, now) for row in rest.jobs)
         relocations = sum(_add_relocation(connection, row) for row in rest.relocations)
+        if point.path is not None:
+            since = repr(point.saved_at - _LATE_S)
+            journal_facts.set_meta(connection, journal_facts.ENDS_KNOWN_SINCE, since)
         journal_facts.set_meta(connection, RESTORED_AT, repr(now))
         connection.execute("COMMIT")
     return point, (

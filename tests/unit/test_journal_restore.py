@@ -499,11 +499,11 @@ FACTS = {
 }
 
 
-def with_facts(state: Path, facts: dict[str, str]) -> None:
+def with_facts(state: Path, facts: dict[str, str], *, point: bool = False) -> None:
     with opened(state) as journal:
         for name, value in facts.items():
             journal_facts.set_meta(journal._connection, name, value)
-    for path in state.glob(recovery_point.PATTERN):
+    for path in () if point else state.glob(recovery_point.PATTERN):
         path.unlink()
     DAMAGES["bits flipped in the header"](state)
 
@@ -531,6 +531,18 @@ def test_facts_of_the_recovery_point_go_before_those_of_the_damaged_journal(stat
     DAMAGES["bits flipped in the header"](state)
     with opened(state) as journal:
         assert journal_facts.meta(journal._connection, "first_run_at") == "17"
+
+
+@pytest.mark.parametrize("point", [True, False])
+def test_what_its_user_had_cancelled_before_the_point_is_not_taken_for_a_lost_hook(
+    state: Path, point: bool
+) -> None:
+    """That its job had ended is forgotten. Without a point, what was accepted may be, too."""
+    with_facts(state, FACTS, point=point)
+    for now in (NOW, NOW + 9):  # and so it stays
+        with opened(state) as journal:
+            _, since = journal_facts.instance(journal._connection, now=now)
+        assert since == (1e9 - 3600 if point else 17.5)
 
 
 def test_an_empty_place_without_recovery_points_is_a_first_start(tmp_path: Path) -> None:
