@@ -307,6 +307,7 @@ class Reconciler:
             run_id=RunId(secrets.token_hex(8)),
             group=torrent.id,
             was_running=self._ran.get(torrent.id, last.was_running),
+            force_start=last.force_start and self._ran.get(torrent.id, True),
             bytes=0,
         )
         if at is Step.REPEATING:

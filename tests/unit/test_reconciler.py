@@ -509,11 +509,11 @@ async def test_one_that_its_user_had_stopped_stays_stopped(
         await it.look()
         it.fake.change(id, state="stoppedUP", tags=frozenset({"x"}))
         await it.look()
-        await it.relocated(id)
+        await it.relocated(id, force_start=True)
         it.fake.change(id, state=MISSING_FILES, progress=0.0)
         await it.looks(2)
         ((row, _),) = it.begun
-        assert not row.was_running
+        assert not (row.was_running or row.force_start)
 
 
 @pytest.mark.parametrize("steps", range(7))
