@@ -64,8 +64,8 @@ async def take_legacy(
         )
         return
     taken, running = await journal.do(partial(_take, files=files, now=time.time()))
-    if taken:
-        await save()
+    # Also when a start before this one has taken them: it may have been killed right then.
+    await save()
     kept = await legacy_files.rename_all(files, limiter=limiter)
     await journal.do(partial(_note, keys=kept))
     log.info(

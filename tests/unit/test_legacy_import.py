@@ -272,6 +272,8 @@ async def test_a_kill_at_any_step_takes_nothing_twice_and_loses_nothing(
                 assert sorted(int(job.hash, 16) for job in jobs) == [1, 2, 3, 4], kill
                 assert await journal.do(partial(journal_facts.meta, name=TAKEN)) is None
         assert len(migrated(state)) == 4
+        if not done_meanwhile:  # nor would a damaged journal
+            assert len(recovery_point.load(max(points(state)))["jobs"]) == 4, kill
         if not killed:
             break
     assert kill > 5
