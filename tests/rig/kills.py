@@ -49,7 +49,7 @@ class Victim:
             if self.twins:
                 twin = make_torrent(folder, self.name, list(_SIZES), piece_length=32 * 1024)
                 self.ids.append(give(self.qbt, twin, folder).id)
-        self.content = _files(folder)
+        self.content = files_of(folder)
         assert len(self.content) == len(_SIZES)
         if self.stopped:
             self.qbt.api.torrents_stop(torrent_hashes=self.ids)
@@ -82,7 +82,7 @@ class Victim:
         assert process.returncode == -signal.SIGKILL, service.output()
         service.process = None
         if at.endswith(":half"):
-            assert 0 < len(_files(service.ssd / "tv")) < len(self.content)
+            assert 0 < len(files_of(service.ssd / "tv")) < len(self.content)
 
     def relocate(self) -> None:
         """Relocate, to the end."""
@@ -137,7 +137,9 @@ class Victim:
         service.wait_for(well, f"they are well again: {said}", LIMIT_S)
         left = self.content if undone else {}
         service.wait_for(
-            lambda: _files(service.ssd / "tv") == left, "only what is to be is on the SSD", LIMIT_S
+            lambda: files_of(service.ssd / "tv") == left,
+            "only what is to be is on the SSD",
+            LIMIT_S,
         )
         if self.bad and self.twins:  # whose it is, is for the user to decide
             service.wait_for(self._conflict, "a job says so", LIMIT_S)
@@ -160,7 +162,7 @@ class Victim:
     def _copies(self) -> dict[str, str]:
         return {
             name: digest
-            for name, digest in _files(self.service.hdd).items()
+            for name, digest in files_of(self.service.hdd).items()
             if not name.startswith(".qbm-") and ".qbm-conflict-" not in name
         }
 
@@ -178,7 +180,7 @@ def victim(root: Path, qbt: Qbt, name: str, **options: Any) -> Iterator[Victim]:
             service.http.close()
 
 
-def _files(folder: Path) -> dict[str, str]:
+def files_of(folder: Path) -> dict[str, str]:
     """All files below it, whatever their names, and their SHA-256."""
     found = {}
     for path in folder.rglob("*"):

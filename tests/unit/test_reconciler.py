@@ -513,7 +513,7 @@ async def test_one_that_its_user_had_stopped_stays_stopped(
         it.fake.change(id, state=MISSING_FILES, progress=0.0)
         await it.looks(2)
         ((row, _),) = it.begun
-        assert not (row.was_running or row.force_start)
+        assert (row.was_running, row.force_start) == (False, False)
 
 
 @pytest.mark.parametrize("steps", range(7))
