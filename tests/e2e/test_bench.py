@@ -198,7 +198,8 @@ ONCE = {"stop", "app/preferences", "app/getDirectoryContent", "app/webapiVersion
 
 
 def test_the_calls_of_space_runs_are_counted_one_by_one(quick: Quick) -> None:
-    calls = {name: row for (_, name), row in quick.rows.items() if row["unit"] == "calls"}
+    section = "space management: calls to qBittorrent for a run"
+    calls = {name: row for (of, name), row in quick.rows.items() if of == section}
     each: dict[int, dict[str, int]] = {}
     for name, row in calls.items():
         (line,) = (
