@@ -256,7 +256,7 @@ class Settings(BaseSettings):
         ge=0, allow_inf_nan=False,
     )  # fmt: skip
     job_retention_days: float = _setting(
-        30.0, "Finished jobs are kept this long", "a number of days, 0 or more",
+        30.0, "Finished jobs are kept this long, and at least a day", "a number of days, 0 or more",
         ge=0, allow_inf_nan=False,
     )  # fmt: skip
 
@@ -331,8 +331,12 @@ class Settings(BaseSettings):
 
     @property
     def job_retention_s(self) -> float:
-        """How long finished jobs are kept, in seconds."""
-        return self.job_retention_days * 86_400
+        """How long finished jobs are kept, in seconds.
+
+        A day at least: of one that is forgotten at once it could not be told that its user
+        had cancelled it, and the reconciler would ask for it again.
+        """
+        return max(1, self.job_retention_days) * 86_400
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value, for the log to strike out."""

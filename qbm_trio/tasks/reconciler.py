@@ -50,8 +50,6 @@ FOUND_PRIORITY: Final = -10
 """Of the jobs that it asks for: after those of hooks, before those of space management."""
 SHARE: Final = 20
 """A twentieth of the time at most: on 4.5 qBittorrent does nothing else meanwhile."""
-REMEMBERED_S: Final = 86400.0
-"""What finished within this time is looked for, even if no ended job is kept for so long."""
 BELIEVED_AFTER_S: Final = 10.0
 """So long must be found again what contradicts the journal; less with a short interval."""
 WHOLE_EVERY_S: Final = 600.0
@@ -220,7 +218,7 @@ class Reconciler:
 
     def _rules(self) -> Rules:
         # Older jobs are forgotten: that there was none cannot be told any more.
-        remembered_since = self._jobs.now() - max(self._policy.retention_s, REMEMBERED_S)
+        remembered_since = self._jobs.now() - self._policy.retention_s
         return Rules(
             roots=self._policy.roots, finished_after=max(self._first_run_at, remembered_since)
         )

@@ -224,6 +224,12 @@ class Proofs:
             was.file is not None and is_.file is None for was, is_ in zip(before, now, strict=True)
         )
 
+    async def any_on_ssd(self, row: Relocation) -> bool:
+        """Whether any of its files is on the SSD, by any name. Raises `MustWait`: it is away."""
+        await self._tiers.ssd.check()
+        listed, _ = await self._planned(row, anew=True)
+        return bool((await self._lists.found([listed.at(row.from_path)])).files)
+
     async def two_places(self, judged: Sequence[JudgedFile]) -> None:
         """Prove that each copy is on another file system than its file on the SSD.
 

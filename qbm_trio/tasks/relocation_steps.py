@@ -313,7 +313,7 @@ class Steps:
         else:
             if row.auto_management:
                 await self._client.set_auto_management(row.torrent_id, True)
-            await self._settings.back(row, start=torrent.state != MISSING_FILES)
+            await self._settings.back(row, start=await self._has_data(row, torrent))
             if row.failed:
                 await self._names.on_hdd(row)
         if row.tier_anew:
@@ -325,6 +325,19 @@ class Steps:
         if at_hdd:
             return Result(event=Event.MOVED, why="it could not go back, and stays on the HDD")
         return _ADVANCE
+
+    async def _has_data(self, row: Relocation, torrent: Torrent) -> bool:
+        """Whether it may be started on the SSD: with nothing there all would be downloaded."""
+        missing = torrent.state == MISSING_FILES
+        if not missing and (torrent.progress == 1 or await self._proofs.any_on_ssd(row)):
+            return True
+        log.error(
+            "%r is not started, for it has no data on the SSD; see that its copy is whole, then "
+            "set its location to %s in qBittorrent",
+            row.name,
+            row.to_path,
+        )
+        return False
 
     # -- what several steps do
 

@@ -157,7 +157,7 @@ def add(qbt: Qbt, folder: Path, numbers: Iterable[int]) -> list[str]:
         rows = {row["hash"]: row for row in qbt.api.torrents_info()}
         complete = all(id in rows and rows[id]["state"] == "stalledUP" for id in ids)
         # And not in this second: a service that starts now would take them for new ones.
-        return complete and time.time() >= 1 + max(rows[id]["completion_on"] for id in ids)
+        return complete and time.time() >= 1 + max(int(str(rows[i]["completion_on"])) for i in ids)
 
     qbt.wait_for(all_complete, f"{len(ids)} torrents are seeding", limit_s=120)
     return ids

@@ -131,6 +131,24 @@ async def test_on_a_bad_copy_it_is_started_where_its_data_is(
         assert RELOCATING_TAG not in it.fake.tags(id_)
 
 
+async def test_one_that_cannot_be_repeated_is_not_downloaded_anew_to_the_ssd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On 4.5 it is no longer called missing then, but stopped and empty."""
+
+    async def ignored(id: TorrentId, path: str) -> None:
+        await it.fake._call("set_location", id, path)
+
+    async with shelf(tmp_path, monkeypatch, RECONCILE_INTERVAL_S=QUICK) as it:
+        id_ = await relocated(it)
+        monkeypatch.setattr(it.fake, "set_location", ignored)
+        old = await forgotten(it, id_)
+        await newer(it, old, Step.UNDONE)
+        assert it.state(id_) == ("stoppedDL", "ssd")
+        assert not {"start", "set_force_start"} & it.calls().keys()
+        assert f"set its location to {it.inside.hdd / 'tv'} in qBittorrent" in caplog.text
+
+
 @pytest.mark.parametrize("when", ["recorded", "taken"])
 async def test_a_kill_before_or_after_it_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

@@ -49,6 +49,15 @@ def test_the_defaults_are_those_of_the_documentation(environ: dict[str, str]) ->
     assert settings.job_retention_s == 30 * 86_400
 
 
+@pytest.mark.parametrize(("days", "kept_s"), [("0", 86_400), ("0.5", 86_400), ("2", 172_800)])
+def test_ended_jobs_are_kept_for_a_day_at_least(
+    environ: dict[str, str], days: str, kept_s: float
+) -> None:
+    """A cancelled one that was forgotten at once would be found as a lost hook."""
+    settings, _ = load(environ | {"JOB_RETENTION_DAYS": days})
+    assert settings.job_retention_s == kept_s
+
+
 def test_settings_never_change(environ: dict[str, str]) -> None:
     settings, _ = load(environ)
     with pytest.raises(ValidationError):
