@@ -109,6 +109,12 @@ def test_a_jump_and_a_kill_lose_no_order_and_no_job(tmp_path: Path, jump_s: int)
         began_s = time.monotonic()
         service.start()
         assert_sane(service.http.get("/status").json(), began_s)
+        # Each is looked at once after the start. One that qBittorrent comes back to in the
+        # middle of that waits for its turn behind the others.
+        service.wait_for(
+            lambda: service.output_of_run().count("waiting (qbittorrent)") == len(ids[2:]),
+            "each has been looked at",
+        )
         library.qbt.start()
         done = [service.wait_for_job(job_id, "done", "failed", limit_s=40) for job_id in ids]
         assert {job["outcome"] for job in done} == {"tiered"}
