@@ -1,0 +1,143 @@
+"""The commands that the documentation prints work when they are pasted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.rig.doc_blocks import PAGES, ROOT, Block, blocks
+from tests.rig.qbt import Qbt
+
+pytestmark = pytest.mark.qbittorrent
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+HERE = [block for block in BLOCKS if not block.mark]
+LIMIT_S = 120
+
+
+def named(block: Block) -> str:
+    return f"{block.page}:{block.line}"
+
+
+@dataclass
+class Reader:
+    """Someone with a checkout, a qBittorrent and two folders, who pastes what he reads."""
+
+    checkout: Path
+    environ: dict[str, str]
+    port: int = 0
+
+    def paste(self, text: str) -> subprocess.CompletedProcess[str]:
+        """Run it as a shell would, in the checkout, and give what it said."""
+        for printed, true in (
+            ("localhost:8081", f"127.0.0.1:{self.port}"),
+            ("/opt/qbm-trio", str(self.checkout.parent / "opt")),
+        ):
+            text = text.replace(printed, true)
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=self.checkout,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def reader(qbt: Qbt, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """A reader who has come to the end of "Set it up for real": the service runs."""
+    folder = tmp_path_factory.mktemp("reader")
+    checkout = folder / "qbm-trio"
+    checkout.mkdir()
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, files.stdout.decode().split("\0")):
+        if (ROOT / name).exists():
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, checkout / name)
+    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    # Refused by HTTP is a failure here, though curl alone calls it none.
+    tools = folder / "bin"
+    tools.mkdir()
+    (tools / "curl").write_text(f'#!/bin/sh\nexec {shutil.which("curl")} -fsS "$@"\n')
+    (tools / "curl").chmod(0o755)
+    environ = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("QBM_", "COVERAGE_"))},
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "XDG_STATE_HOME": str(folder / "state"),
+    }
+    reader = Reader(checkout, environ)
+
+    first = reader.paste("scripts/run")
+    assert first.returncode == 2, first.stderr
+    for name in ("ssd", "hdd"):
+        (folder / name).mkdir()
+    settings = (checkout / ".env").read_text()
+    for old, new in (
+        ("=/downloads/ssd", f"={folder / 'ssd'}"),
+        ("=/downloads/hdd", f"={folder / 'hdd'}"),
+        ("QBIT_HOST=localhost\nQBIT_PORT=8080", f"QBIT_HOST={qbt.url}\nHTTP_PORT=0"),
+    ):
+        assert old in settings
+        settings = settings.replace(old, new)
+    (checkout / ".env").write_text(settings)
+    with subprocess.Popen(
+        ["scripts/run"],
+        cwd=checkout,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as service:
+        assert service.stdout
+        try:
+            said = []
+            for line in service.stdout:
+                said.append(line)
+                if ready := re.search(r"\bready http://\S+:(\d+)", line):
+                    reader.port = int(ready[1])
+                    break
+            assert reader.port, "".join(said)
+            yield reader
+        finally:
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(30) == 0
+
+
+@pytest.mark.parametrize("block", HERE, ids=named)
+def test_what_the_docs_print_works_when_it_is_pasted(block: Block, reader: Reader) -> None:
+    result = reader.paste(block.text)
+    assert result.returncode == 0, f"{block.text}\n{result.stdout}\n{result.stderr}"
+
+
+def test_what_is_tested_elsewhere_is_there() -> None:
+    for block in BLOCKS:
+        if block.mark.startswith("tested by "):
+            files = [ROOT / name for name in block.mark.removeprefix("tested by ").split(", ")]
+            tests = "\n".join(file.read_text(encoding="utf-8") for file in files)
+            for command in block.commands:
+                program = command.split()[0].rpartition("/")[2]
+                assert program in tests, f"{named(block)}: {command}"
+
+
+def test_a_command_that_fails_is_seen(reader: Reader) -> None:
+    assert reader.paste("curl http://localhost:8081/status").returncode != 0
+    assert reader.paste("false | cat").returncode != 0
+    assert reader.paste(f"{sys.executable} -c 'raise SystemExit(3)'").returncode == 3
