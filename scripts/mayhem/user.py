@@ -115,18 +115,26 @@ class User:
             site.log(f"not rechecked: {error}")
 
     def clear(self, numbers: Sequence[int]) -> None:
-        """Torrents that were had long enough go, and their files from both tiers."""
+        """Torrents that were had long enough go, and their files from both tiers.
+
+        With them those that were removed and share files: these may be whole nowhere else.
+        """
+        ledger = self._site.ledger
         for number in numbers:
-            known = self._site.ledger.forget(number)
+            known = ledger.forget(number)
             if known is None:
                 continue
+            removed = [one for one in ledger.family(known) if one.removed]
             if not known.removed:
                 self.remove(known, with_files=True)
-            family = self._site.ledger.family(known)
+            for one in removed:
+                ledger.forget(one.spec.number)
+            family = ledger.family(known)
             claimed = {r / n for k in family for r in (k.on_ssd, k.on_hdd) for n in k.files}
-            for path in (root / n for root in (known.on_ssd, known.on_hdd) for n in known.files):
-                if path not in claimed:
-                    path.unlink(missing_ok=True)
+            for one in (known, *removed):
+                for path in (r / n for r in (one.on_ssd, one.on_hdd) for n in one.files):
+                    if path not in claimed:
+                        path.unlink(missing_ok=True)
 
     def _plant(self, known: Known, event: Event) -> bool:
         """A file of somebody else's, beside a torrent's files."""

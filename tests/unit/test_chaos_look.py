@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +15,7 @@ from scripts.mayhem.judge import Copies
 from scripts.mayhem.known import KnownFile, Ledger, sha256, whole
 from scripts.mayhem.sentinels import snapshot, write_sentinels
 from scripts.mayhem.tally import Uniques
+from scripts.mayhem.user import User
 from tests.unit.test_chaos_judge import torrent
 
 
@@ -78,6 +81,31 @@ def test_a_removed_torrent_is_found_no_more_but_stays_known() -> None:
     assert ledger.torrents() == [known]
     assert ledger.forget(3) is known
     assert ledger.torrents() == []
+
+
+def test_what_shares_its_files_and_was_removed_goes_with_a_torrent(tmp_path: Path) -> None:
+    ledger = Ledger()
+    stranger = torrent(3, family=3, name="S")
+    for known in (torrent(1), torrent(2, removed=True), stranger):
+        known.on_ssd, known.on_hdd = tmp_path / "ssd", tmp_path / "hdd" / str(known.spec.number)
+        ledger.add(known)
+        for file in (root / name for root in (known.on_ssd, known.on_hdd) for name in known.files):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    asked: list[tuple[str, bool]] = []
+    site = SimpleNamespace(
+        ledger=ledger,
+        web=SimpleNamespace(remove=lambda id_, with_files: asked.append((id_, with_files))),
+        log=[].append,
+    )
+
+    User(cast(Any, site)).clear([1])
+
+    # Removed first, it has nothing but what may be spoilt; nobody asks for it any more.
+    assert ledger.torrents() == [stranger]
+    assert asked == [("id1", False)]
+    left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == {f"{root}/S/{n}" for root in ("ssd", "hdd/3") for n in "ab"}
 
 
 def test_hardlinks_had_to_be_copied_once_and_real_copies_each(tmp_path: Path) -> None:
