@@ -76,6 +76,10 @@ def cli() -> None:
     # Ctrl-C during the imports ends it at once, as SIGTERM does: nothing has begun yet,
     # and Python's traceback would say nothing. The service then handles both.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getpid() == 1:
+        # In a container: to process 1 the kernel gives no signal that is left at its default.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda signum, _: os._exit(128 + signum))
     sys.exit(main(sys.argv[1:]))
 
 

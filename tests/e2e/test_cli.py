@@ -69,6 +69,27 @@ def test_version(environ: dict[str, str]) -> None:
     assert (done.returncode, done.stdout) == (0, f"qbm-trio {__version__}\n")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a process 1")
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_process_1_of_a_container_can_be_ended_before_it_serves(signum: signal.Signals) -> None:
+    # It tells itself, in place of reading the settings: a signal that has no handler
+    # never reaches process 1, whoever sends it.
+    script = f"""
+import signal
+from qbm_trio import __main__ as program
+program.main = lambda _: signal.raise_signal({signum:d}) or 0
+program.cli()
+"""
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (128 + signum, b"")
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["--service", "--dry-run"], [""]])
 def test_any_other_argument_is_a_clear_error(arguments: list[str]) -> None:
     done = service(*arguments, env={})
