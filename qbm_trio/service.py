@@ -38,7 +38,7 @@ from .core.model import WaitReason
 from .logs import logging_to
 from .settings import Settings
 from .tasks.dry_run import describe_jobs
-from .tasks.housekeeping import keep_house, keep_recovery_points
+from .tasks.housekeeping import keep_beating, keep_house, keep_recovery_points
 from .tasks.jobs import Jobs
 from .tasks.legacy import take_legacy
 from .tasks.observer import Observer
@@ -253,6 +253,8 @@ class Service:
         url = None
         if listener is not None:
             url = await parts.start(self._serve_http, listener)
+        else:
+            parts.start_soon(_telling, partial(keep_beating, self._settings.state_dir))
         house = partial(keep_house, self.observer, self._journal, self._settings.job_retention_s)
         for part in (
             partial(keep_contact, self.client, self.waits),

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import trio
+
 from ..core.errors import QbmError
+
+LOCK_NAME = "lock"
 
 
 class StateDirUnusable(QbmError):
@@ -28,7 +32,7 @@ def held(path: Path) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StateDirUnusable(
             f"STATE_DIR {path} cannot be used: {error.strerror}; "
@@ -54,6 +58,14 @@ def held(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+async def beat(path: Path, *, limiter: trio.CapacityLimiter) -> None:
+    """Set the time of the lock file to now: a sign of life for whoever may look at the folder.
+
+    Cancellation waits for the disk. Raises `OSError` when it refuses.
+    """
+    await trio.to_thread.run_sync(os.utime, path / LOCK_NAME, limiter=limiter)
 
 
 def _holder(descriptor: int) -> str:

@@ -7,13 +7,20 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 from sqlite3 import Connection
 from typing import Final
 
 import trio
 from trio_util import periodic
 
-from ..adapters import journal_facts, journal_jobs, journal_relocations, recovery_point
+from ..adapters import (
+    journal_facts,
+    journal_jobs,
+    journal_relocations,
+    recovery_point,
+    state_dir,
+)
 from ..adapters.journal import Journal
 from ..adapters.recovery_point import SavedState
 from ..core.errors import JournalUnwritable
@@ -23,6 +30,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 15.0
 SAVE_INTERVAL_S = 900.0
+BEAT_S = 10.0
+"""``container/healthcheck.py`` calls the service dead after a minute without."""
 PRUNE_EVERY = 240
 """Old jobs are looked for once in so many rounds: once an hour."""
 _PRUNED: Final = (("jobs", journal_jobs.prune), ("relocations", journal_relocations.prune))
@@ -66,6 +75,18 @@ async def keep_recovery_points(journal: Journal, save: Callable[[], Awaitable[Sa
                 last = now
         except JournalUnwritable as error:
             log.error("no recovery point: %s", error)
+
+
+async def keep_beating(folder: Path) -> None:
+    """Show that this loop goes round, where nobody can ask. Runs until cancelled."""
+    limiter = trio.CapacityLimiter(1)
+    while True:
+        try:
+            await state_dir.beat(folder, limiter=limiter)
+        except OSError as error:
+            # What it means for the jobs is said by the journal, which is in this folder too.
+            log.debug("no sign of life can be left in %s: %s", folder, error)
+        await trio.sleep(BEAT_S)
 
 
 def _touch(connection: Connection) -> None:

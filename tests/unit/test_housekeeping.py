@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -16,7 +17,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from qbm_trio.adapters import journal_copies, journal_facts, journal_jobs, journal_relocations
+from qbm_trio.adapters import (
+    journal_copies,
+    journal_facts,
+    journal_jobs,
+    journal_relocations,
+    state_dir,
+)
 from qbm_trio.adapters.journal import FILE_NAME
 from qbm_trio.adapters.journal_copies import Copy
 from qbm_trio.adapters.recovery_point import SavedState
@@ -25,6 +32,7 @@ from qbm_trio.core.model import Job, JobId, Notification, TorrentId, Verificatio
 from qbm_trio.core.relocation import Event, Relocation, RunId, Step
 from qbm_trio.service import Service
 from qbm_trio.settings import load
+from qbm_trio.tasks import housekeeping
 from qbm_trio.tasks.housekeeping import (
     INTERVAL_S,
     PRUNE_EVERY,
@@ -34,7 +42,7 @@ from qbm_trio.tasks.housekeeping import (
 )
 from tests.fakes.inline_journal import InlineJournal
 from tests.fakes.qbittorrent import FakeQbittorrent
-from tests.rig.inside import inside
+from tests.rig.inside import condition, inside
 
 DAY_S = 86_400
 
@@ -238,3 +246,33 @@ async def test_a_wall_clock_that_jumps_makes_no_ended_job_old(
         assert await kept() == ({after} if jump_s > 0 else {before})
         nursery.cancel_scope.cancel()
     journal.end()
+
+
+async def test_without_http_a_sign_of_life_is_left_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "BEAT_S", 0.01)
+    beat = state_dir.beat
+    refused: list[OSError] = []
+
+    async def noted(path: Path, *, limiter: trio.CapacityLimiter) -> None:
+        try:
+            await beat(path, limiter=limiter)
+        except OSError as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(state_dir, "beat", noted)
+    lock = tmp_path / "state" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    async with inside(tmp_path, client=FakeQbittorrent()):
+        for _ in range(3):
+            os.utime(lock, (0, 0))
+            await condition(lambda: abs(time.time() - lock.stat().st_mtime) < 60)
+        # A folder that refuses ends nothing.
+        lock.unlink()
+        await condition(lambda: refused)
+        lock.touch()
+        os.utime(lock, (0, 0))
+        await condition(lambda: abs(time.time() - lock.stat().st_mtime) < 60)
