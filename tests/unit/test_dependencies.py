@@ -65,6 +65,16 @@ def test_the_locks_agree_so_that_one_environment_holds_them_all() -> None:
             assert together.setdefault(name, version) == version, f"{lock}: {name}"
 
 
+def test_the_wheel_in_the_image_is_built_with_what_is_pinned_too() -> None:
+    lock = "container/requirements-build.txt"
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
+    assert set(pinned(lock)) == {
+        normal(re.split(r"[^\w.-]", line)[0]) for line in build["requires"]
+    }
+    assert pinned(lock).items() <= pinned("requirements-dev.txt").items()
+    assert not re.search(r"://|@|file:/|--(?!hash=)", (ROOT / lock).read_text(encoding="utf-8"))
+
+
 def test_the_page_of_dependencies_explains_every_package_that_the_project_names() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
