@@ -142,6 +142,8 @@ class Journal:
                 "synchronous=FULL",
                 "foreign_keys=ON",
                 "cache_size=-4096",
+                # No folder for temporary files is needed: it may be full, or all read-only.
+                "temp_store=MEMORY",
             ):
                 connection.execute(f"PRAGMA {pragma}")
             migrate(connection)

@@ -101,6 +101,7 @@ def _check(uri: str, locking_mode: str) -> object:
     with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA locking_mode={locking_mode}")
         connection.execute("PRAGMA cell_size_check=ON")
+        connection.execute("PRAGMA temp_store=MEMORY")
         return connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
 
 

@@ -145,7 +145,9 @@ def _build(building: Path, damaged: Path, now: float) -> tuple[Point, str]:
     """Make it, whole on the disk, under another name; from what, and what is in it."""
     with closing(sqlite3.connect(building, isolation_level=None)) as connection:
         # What is half built is of no use: its own journal need not be on the disk.
-        for pragma in ("synchronous=FULL", "journal_mode=MEMORY", "cache_size=-65536"):
+        for pragma in (
+            "synchronous=FULL", "journal_mode=MEMORY", "cache_size=-65536", "temp_store=MEMORY",
+        ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
         migrate(connection)
         with building.open("rb") as file:

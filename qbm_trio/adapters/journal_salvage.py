@@ -58,7 +58,7 @@ def salvage(damaged: Path, *, header: bytes, scratch: Path) -> Salvaged:
         with closing(sqlite3.connect(f"{scratch.as_uri()}?mode=ro", uri=True)) as connection:
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             connection.row_factory = _as_dict
-            for pragma in ("cell_size_check=ON", "query_only=ON"):
+            for pragma in ("cell_size_check=ON", "query_only=ON", "temp_store=MEMORY"):
                 connection.execute(f"PRAGMA {pragma}")
             return Salvaged(
                 jobs=_jobs(connection),

@@ -1,4 +1,4 @@
-"""The image, built and run for real: podman builds it on a Debian that debootstrap made.
+"""The image, built and run for real, on a Debian that debootstrap made.
 
 A service in a container and a real qBittorrent outside it, which sees the same folders under
 other names.
@@ -164,6 +164,37 @@ def test_the_old_path_works_inside_with_whatever_python(built: Podman, python: s
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, f"qbm-trio {__version__}\n"), done.stderr
+
+
+WITH_MUCH_TO_UNDO = """
+from pathlib import Path
+from qbm_trio.adapters.journal import Journal
+connection = Journal.open(Path("/config"))._connection
+connection.execute("BEGIN")
+connection.executemany("INSERT INTO meta VALUES (?, 'value')", ((str(n),) for n in range(20_000)))
+connection.execute("SAVEPOINT an_operation")
+connection.execute("UPDATE meta SET value = value || name")  # beyond what SQLite keeps in memory
+connection.execute("ROLLBACK TO an_operation")
+connection.execute("COMMIT")
+print("done")
+"""
+
+
+def test_the_journal_needs_no_folder_for_temporary_files(built: Podman, place: Path) -> None:
+    """SQLite would look for one, and with a read-only root there is none."""
+    (place / "journal").mkdir()
+    volume = f"--volume={place / 'journal'}:/config"
+    done = subprocess.run(
+        built.run_command(
+            *(*READ_ONLY, "--network=none", "--env=PUID=0", volume, IMAGE),
+            *("python3", "-c", WITH_MUCH_TO_UNDO),
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 # -- the service in it --------------------------------------------------------
