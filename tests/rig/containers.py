@@ -1,6 +1,7 @@
-"""Real containers without a registry and without a daemon: podman, on a base of debootstrap's.
+"""Real containers without a registry and without a daemon.
 
-Needs root, podman and runc. What takes long to make is kept in ``QBM_TEST_CACHE``: a Debian 13
+buildah builds the image on a base that debootstrap makes; podman runs it, by runc, in namespaces
+of its own. Needs root. What takes long to make is kept in ``QBM_TEST_CACHE``: a Debian 13
 with Python, and the wheels that its image is made of.
 """
 
@@ -83,27 +84,30 @@ class Podman:
         """The command line for ``arguments``."""
         return [
             # Nothing runs the health check by the clock: that would take systemd.
-            *("env", "DISABLE_HC_SYSTEMD=true", "podman"),
-            *("--root", str(self.folder / "images")),
-            *("--runroot", str(self.folder / "run"), "--tmpdir", str(self.folder / "tmp")),
-            # No systemd is needed, nor anything else that is not in a plain root's reach.
-            *("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs"),
+            *("env", "DISABLE_HC_SYSTEMD=true", "podman", *self._storage),
+            *("--tmpdir", str(self.folder / "tmp"), "--cgroup-manager", "cgroupfs"),
             *("--runtime", "runc", "--events-backend", "none", *arguments),
         ]
+
+    @property
+    def _storage(self) -> list[str]:
+        place = ["--root", str(self.folder / "images"), "--runroot", str(self.folder / "run")]
+        return [*place, "--storage-driver", "overlay"]
 
     def __call__(self, *arguments: str) -> str:
         """Run podman; give what it printed. Raises `RuntimeError` if it fails."""
         return _run(*self.command(*arguments))
 
-    def build(self, *options: str) -> None:
+    def build(self) -> None:
         """Build the image from the checkout, with no network."""
         self("import", str(base_tar()), BASE)
         pip = self.folder / "pip.conf"
         pip.write_text("# only-while-building\n[global]\nno-index = true\nfind-links = /wheels\n")
-        self(
-            *("build", "--isolation", "chroot", "--format", "docker", "--layers=false"),
-            *("--pull=never", "--build-arg", f"BASE={BASE}", "--secret", f"id=pip,src={pip}"),
-            *("--volume", f"{wheels()}:/wheels:ro", "--tag", IMAGE, *options, str(ROOT)),
+        _run(
+            *("env", f"TMPDIR={self.folder}", "buildah", *self._storage, "build"),
+            *("--isolation", "chroot", "--format", "docker", "--layers=false", "--pull-never"),
+            *("--build-arg", f"BASE={BASE}", "--secret", f"id=pip,src={pip}"),
+            *("--volume", f"{wheels()}:/wheels:ro", "--tag", IMAGE, str(ROOT)),
         )
 
     def inspect(self, what: str) -> dict[str, Any]:
