@@ -7,6 +7,7 @@ other names.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,9 +34,15 @@ pytestmark = [
 UID, GID = 4001, 4002
 AS_LINUXSERVER = {"PUID": str(UID), "PGID": str(GID), "UMASK": "027"}
 # As strict as docker's: podman alone would put a writable /tmp into it.
-READ_ONLY = ("--read-only", "--read-only-tmpfs=false", "--security-opt=no-new-privileges")
-FEW_RIGHTS = ("--cap-drop=all", "--cap-add=SETUID,SETGID,CHOWN")
-NO_RIGHTS = ("--cap-drop=all", f"--user={UID}:{GID}")
+READ_ONLY = ("--read-only", "--read-only-tmpfs=false")
+NO_RIGHTS = ("--cap-drop=all", "--security-opt=no-new-privileges", f"--user={UID}:{GID}")
+PAGE = Path(__file__).resolve().parents[2] / "docs/install-container.md"
+
+
+def few_rights() -> list[str]:
+    """The options that the documentation gives."""
+    (line,) = re.findall("^--read-only .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return [*READ_ONLY, *line.split()]
 
 
 @dataclass(frozen=True)
@@ -203,8 +210,7 @@ def test_the_journal_needs_no_folder_for_temporary_files(built: Podman, place: P
 def test_as_another_user_on_a_read_only_root_a_torrent_is_tiered(
     built: Podman, place: Path, qbt: Qbt
 ) -> None:
-    options = (*READ_ONLY, *FEW_RIGHTS)
-    with contained(built, place / "root", qbt.url, *options, **AS_LINUXSERVER) as service:
+    with contained(built, place / "root", qbt.url, *few_rights(), **AS_LINUXSERVER) as service:
         service.start()
         process_1 = status_of(service.pid)
         assert process_1["NSpid"][-1] == "1"
@@ -275,7 +281,7 @@ def test_without_http_a_dead_or_hung_service_is_found_all_the_same(
     built: Podman, place: Path
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    options = (*READ_ONLY, *FEW_RIGHTS, "--network=none")
+    options = (*few_rights(), "--network=none")
     env = {**AS_LINUXSERVER, "UMASK": "077", "HTTP_ENABLED": "false", "HTTP_API_KEY": ""}
     with contained(built, place / "silent", url, *options, **env) as service:
         service.start()
