@@ -213,6 +213,7 @@ class Service:
             journal=journal,
             threshold_bytes=settings.threshold_bytes,
             target_bytes=settings.target_bytes,
+            hdd_min_free_bytes=settings.hdd_min_free_bytes,
             dry_run=settings.dry_run,
             space=self.space.overview,
         )

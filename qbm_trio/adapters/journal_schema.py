@@ -123,6 +123,10 @@ MIGRATIONS: Final = (
         position INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
+    # The jobs that ended last, for those who ask for /status every few seconds.
+    """
+    CREATE INDEX jobs_by_end ON jobs (finished_at, seq) WHERE finished_at IS NOT NULL;
+    """,
 )
 
 VERSION: Final = len(MIGRATIONS)

@@ -1,15 +1,26 @@
 """What the service says about itself, as plain values.
 
-`tasks/observer.py` gathers it, ``web/`` renders it as JSON; metrics come later.
+`tasks/observer.py` gathers it, ``web/`` renders it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from .model import Job, JobId, Phase
+from .model import Job, JobId, JobState, Phase, WaitReason
 from .space_runs import SpaceOverview
+
+
+class Condition(StrEnum):
+    """What makes the service degraded."""
+
+    JOURNAL_UNWRITABLE = "journal_unwritable"  #: notifications are refused
+    JOURNAL_RESTORED = "journal_restored"  #: at this start, for it was damaged or gone
+    QBITTORRENT = "qbittorrent"  #: unreachable, or it refuses the login
+    SSD = "ssd"  #: the tier is not usable
+    HDD = "hdd"  #: the tier is not usable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +69,14 @@ class QueueFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobCounts:
+    """How many jobs there are, of all that the journal still has."""
+
+    by_state: Mapping[JobState, int]
+    waiting: Mapping[WaitReason, int]  #: those that wait, by what they wait for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TierFigures:
     """One tier, from a cached probe; None where it could not be asked."""
 
@@ -72,6 +91,7 @@ class Overview:
     """Everything ``GET /status`` shows."""
 
     status: str
+    degraded_by: frozenset[Condition]
     version: str
     dry_run: bool  #: jobs stay queued and nothing is written
     started_at: float
@@ -82,10 +102,12 @@ class Overview:
     max_concurrent: int
     running: tuple[RunningJob, ...]
     queue: QueueFigures
+    jobs: JobCounts
     ssd: TierFigures
     hdd: TierFigures
     threshold_bytes: int
     target_bytes: int
+    hdd_min_free_bytes: int
     space: SpaceOverview
     statistics: Mapping[str, int]  #: counters since the journal began
     recent: tuple[Job, ...]

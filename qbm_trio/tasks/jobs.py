@@ -11,6 +11,7 @@ import logging
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Jobs:
         self.queue = queue
         self._clock = clock
         self._alive: dict[JobId, Job] = {}
+        # Kept, not counted when asked: ten thousand may wait, and each scrape asks.
+        self._waiting: Counter[WaitReason] = Counter()
         self._by_hash: dict[str, JobId] = {}
         self._arriving: dict[str, Pending[Job]] = {}
         self._stop_running: dict[JobId, Callable[[], None]] = {}
@@ -323,10 +326,13 @@ class Jobs:
         """The jobs that wait for a time or a condition."""
         return [j for j in self._alive.values() if j.state is JobState.WAITING]
 
+    def waiting_by_reason(self) -> dict[WaitReason, int]:
+        """How many jobs wait for what; each reason is named."""
+        return {reason: self._waiting[reason] for reason in WaitReason}
+
     def oldest_queued_at(self) -> float | None:
-        """When the job that is queued longest was accepted."""
-        queued = (j.accepted_at for j in self._alive.values() if j.state is JobState.QUEUED)
-        return min(queued, default=None)
+        """When the job in line that was accepted first was."""
+        return self.queue.oldest_at
 
     async def recover(self) -> int:
         """At start: line up everything the journal has; return how many jobs."""
@@ -358,6 +364,8 @@ class Jobs:
         else:
             before = self._alive.get(job.id)
             self._alive[job.id] = job
+            self._count_waiting(before, -1)
+            self._count_waiting(job, 1)
             self._by_hash[job.hash] = job.id
             if job.torrent_id is not None:
                 self._by_hash[job.torrent_id] = job.id
@@ -377,6 +385,7 @@ class Jobs:
     def _forget(self, job_id: JobId) -> None:
         self.queue.discard(job_id)
         job = self._alive.pop(job_id, None)
+        self._count_waiting(job, -1)
         if job is not None:
             if job.state is not JobState.RUNNING and job.started_at is not None:
                 self._left_behind.send_nowait(job_id)
@@ -384,6 +393,10 @@ class Jobs:
                 if key is not None and self._by_hash.get(key) == job_id:
                     del self._by_hash[key]
         self._note_change()
+
+    def _count_waiting(self, job: Job | None, by: int) -> None:
+        if job is not None and job.state is JobState.WAITING:
+            self._waiting[job.wait_reason or WaitReason.RETRY] += by
 
     def _note_change(self) -> None:
         self.last_activity_at = self._clock()

@@ -18,8 +18,8 @@ from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
 from ..core.errors import JournalUnwritable
-from ..core.model import Job
-from ..core.overview import Health, Overview, QueueFigures
+from ..core.model import Job, JobState
+from ..core.overview import Condition, Health, JobCounts, Overview, QueueFigures
 from ..core.space_runs import SpaceOverview
 from .jobs import Jobs
 from .tiers import Tiers
@@ -39,6 +39,7 @@ class Observer:
         journal: Journal,
         threshold_bytes: int,
         target_bytes: int,
+        hdd_min_free_bytes: int,
         dry_run: bool,
         space: Callable[[], SpaceOverview],
     ) -> None:
@@ -50,6 +51,7 @@ class Observer:
         self._journal = journal
         self._threshold_bytes = threshold_bytes
         self._target_bytes = target_bytes
+        self._hdd_min_free_bytes = hdd_min_free_bytes
         self._dry_run = dry_run
         self._space = space
         self._started_at = time.time()
@@ -75,20 +77,35 @@ class Observer:
             problems.insert(0, "the journal cannot be written; notifications are refused")
         return Health(status="degraded" if problems else "healthy", problems=tuple(problems))
 
+    def _degraded_by(self) -> frozenset[Condition]:
+        wrong = {
+            Condition.JOURNAL_UNWRITABLE: self._journal.problem is not None,
+            Condition.JOURNAL_RESTORED: self._journal.restored is not None,
+            Condition.QBITTORRENT: not self._client.contact.reachable,
+            Condition.SSD: self._tiers.ssd.problem is not None,
+            Condition.HDD: self._tiers.hdd.problem is not None,
+        }
+        return frozenset(condition for condition, is_so in wrong.items() if is_so)
+
     async def overview(self) -> Overview:
         """Everything ``/status`` shows."""
         now = time.time()
 
-        def read(connection: Connection) -> tuple[dict[str, int], list[Job]]:
-            return journal_facts.counters(connection), ops.recent(connection, 20, now=now)
+        def read(connection: Connection) -> tuple[dict[str, int], list[Job], dict[JobState, int]]:
+            return (
+                journal_facts.counters(connection),
+                ops.recent(connection, 20, now=now),
+                ops.by_state(connection),
+            )
 
-        counters, recent = await self._journal.do(read)
+        counters, recent, by_state = await self._journal.do(read)
         counters["api_requests"] = (
             counters.get("api_requests", 0) + self.api_requests - self._api_requests_saved
         )
         ssd, hdd = self._tiers.figures
         return Overview(
             status=self.health().status,
+            degraded_by=self._degraded_by(),
             version=__version__,
             dry_run=self._dry_run,
             started_at=self._started_at,
@@ -99,10 +116,12 @@ class Observer:
             max_concurrent=self._workers.concurrency,
             running=tuple(r.shown() for r in self._workers.running.values()),
             queue=self._queue_figures(now),
+            jobs=JobCounts(by_state=by_state, waiting=self._jobs.waiting_by_reason()),
             ssd=ssd,
             hdd=hdd,
             threshold_bytes=self._threshold_bytes,
             target_bytes=self._target_bytes,
+            hdd_min_free_bytes=self._hdd_min_free_bytes,
             space=self._space(),
             statistics=counters,
             recent=tuple(recent),
@@ -115,7 +134,7 @@ class Observer:
         return QueueFigures(
             size=len(queue),
             capacity=queue.capacity,
-            waiting=len(self._jobs.waiting()),
+            waiting=sum(self._jobs.waiting_by_reason().values()),
             oldest_s=None if oldest is None else max(0.0, now - oldest),
             items=tuple(job for job in shown if job is not None),
         )

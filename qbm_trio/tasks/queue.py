@@ -21,7 +21,8 @@ import trio
 from ..core.errors import QueueFull
 from ..core.model import Job, JobId
 
-_Key = tuple[bool, int, int, JobId]
+_Key = tuple[bool, int, int, JobId, float]
+"""What comes first; then the job's id and when it was accepted."""
 
 
 class JobQueue:
@@ -34,6 +35,7 @@ class JobQueue:
         # Counted here: the channel's statistics cost more than all the rest of a put.
         self._tickets = 0  #: sent and not yet in a taker's hands
         self._order: list[_Key] = []
+        self._accepted: list[tuple[float, int]] = []  #: of the same jobs, the oldest first
         self._keys: dict[JobId, _Key] = {}
         self._reserved = 0
 
@@ -63,8 +65,9 @@ class JobQueue:
     def put(self, job: Job) -> None:
         """Line up a job that is in the journal. Never refused; again is harmless."""
         self.discard(job.id)
-        key = (not job.head, -job.priority, job.seq, job.id)
+        key = (not job.head, -job.priority, job.seq, job.id, job.accepted_at)
         insort(self._order, key)
+        insort(self._accepted, (job.accepted_at, job.seq))
         self._keys[job.id] = key
         self._issue_ticket()
 
@@ -74,6 +77,7 @@ class JobQueue:
         if key is None:
             return False
         del self._order[bisect_left(self._order, key)]
+        self._forget_age(key)
         return True
 
     def position(self, job_id: JobId) -> int:
@@ -83,7 +87,12 @@ class JobQueue:
 
     def first(self, most: int) -> list[JobId]:
         """The next jobs, in order."""
-        return [key[-1] for key in self._order[:most]]
+        return [key[3] for key in self._order[:most]]
+
+    @property
+    def oldest_at(self) -> float | None:
+        """When the job that was accepted first was; None when the queue is empty."""
+        return self._accepted[0][0] if self._accepted else None
 
     async def take(self) -> JobId:
         """Wait for the next job and take it out of line.
@@ -97,9 +106,13 @@ class JobQueue:
             if not self._order:
                 continue  # the ticket of a job that was taken out of line
             key = self._order.pop(0)
-            del self._keys[key[-1]]
+            del self._keys[key[3]]
+            self._forget_age(key)
             self._issue_ticket()
-            return key[-1]
+            return key[3]
+
+    def _forget_age(self, key: _Key) -> None:
+        del self._accepted[bisect_left(self._accepted, (key[4], key[2]))]
 
     def _issue_ticket(self) -> None:
         if self._tickets < min(len(self._order), self.capacity):

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..core.model import Phase
-from ..core.overview import Overview, RunningJob
+from ..core.model import JobState, Phase, WaitReason
+from ..core.overview import Condition, Overview, RunningJob
 from ..core.relocation import Step
 from ..core.space_runs import OpenRelocation, SpaceRun
 from .schemas import Answer, JobItem, Name, Text, Time
@@ -19,6 +19,10 @@ class ServiceStatus(Answer):
     """The service itself."""
 
     status: Literal["healthy", "degraded", "draining"]
+    degraded_by: dict[Condition, bool] = Field(
+        description="Each thing that can make it degraded, and whether it does now; /health says "
+        "the same in sentences."
+    )
     version: str
     dry_run: bool = Field(description="DRY_RUN: jobs stay queued, nothing is copied or tagged.")
     started_at: Time
@@ -52,6 +56,15 @@ class QueueStatus(Answer):
     waiting_retry: int = Field(description="Jobs waiting for a time or a condition.")
     oldest_seconds: float | None
     items: list[JobItem]
+
+
+class JobsStatus(Answer):
+    """All jobs that the journal has: those that ended stay for JOB_RETENTION_DAYS."""
+
+    by_state: dict[JobState, int] = Field(description="How many are in each state.")
+    waiting_by_reason: dict[WaitReason, int] = Field(
+        description="How many wait, by what they wait for."
+    )
 
 
 class ProcessStatus(Answer):
@@ -96,11 +109,17 @@ class SsdStatus(TierStatus):
     target_bytes: int = Field(description="It frees until this much is free.")
 
 
+class HddStatus(TierStatus):
+    """The HDD and how far it may be filled."""
+
+    min_free_bytes: int = Field(description="HDD_MIN_FREE_GB: copies leave this much free.")
+
+
 class SpaceStatus(Answer):
     """Both tiers, and what space management does about the SSD."""
 
     ssd: SsdStatus = Field(description="Where downloads land.")
-    hdd: TierStatus = Field(description="Where copies go.")
+    hdd: HddStatus = Field(description="Where copies go.")
     last_run: SpaceRunStatus | None = Field(
         description="The last run of space management that ended; null before the first. One "
         "that was triggered by hand stays for SPACE_CHECK_INTERVAL_S, unless a later one did "
@@ -135,6 +154,7 @@ class StatusAnswer(Answer):
     qbittorrent: QbittorrentStatus
     processing: ProcessingStatus
     queue: QueueStatus
+    jobs: JobsStatus
     processes: list[ProcessStatus] = Field(description="Running jobs, then open relocations.")
     space: SpaceStatus
     statistics: Statistics
@@ -147,6 +167,7 @@ def status_answer(o: Overview) -> StatusAnswer:
         service=ServiceStatus.model_validate(
             {
                 "status": o.status,
+                "degraded_by": {c: c in o.degraded_by for c in Condition},
                 "version": o.version,
                 "dry_run": o.dry_run,
                 "started_at": o.started_at,
@@ -173,6 +194,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             oldest_seconds=o.queue.oldest_s,
             items=[JobItem.model_validate(j) for j in o.queue.items],
         ),
+        jobs=JobsStatus(by_state=dict(o.jobs.by_state), waiting_by_reason=dict(o.jobs.waiting)),
         processes=[*map(_job, o.running), *map(_relocation, o.space.relocations)],
         space=SpaceStatus(
             ssd=SsdStatus(
@@ -183,7 +205,13 @@ def status_answer(o: Overview) -> StatusAnswer:
                 threshold_bytes=o.threshold_bytes,
                 target_bytes=o.target_bytes,
             ),
-            hdd=TierStatus.model_validate(o.hdd),
+            hdd=HddStatus(
+                path=o.hdd.path,
+                total_bytes=o.hdd.total_bytes,
+                free_bytes=o.hdd.free_bytes,
+                problem=o.hdd.problem,
+                min_free_bytes=o.hdd_min_free_bytes,
+            ),
             last_run=None if o.space.last_run is None else _run(o.space.last_run),
             current_run=o.space.current_run,
             paused=o.space.paused,

@@ -70,6 +70,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
     yield made
     made.journal.end()
+    assert_counted(made.jobs)
+
+
+def assert_counted(jobs: Jobs) -> None:
+    """Whatever a test did: what is counted along the way is what is there."""
+    reasons = [job.wait_reason for job in jobs.waiting()]
+    assert jobs.waiting_by_reason() == {reason: reasons.count(reason) for reason in WaitReason}
+    in_line = [job.accepted_at for id_ in jobs.queue.first(1000) if (job := jobs.of(id_))]
+    assert jobs.oldest_queued_at() == min(in_line, default=None)
 
 
 def torrent(id: TorrentId, *, v2: str = "") -> Torrent:
@@ -347,6 +356,25 @@ async def test_clearing_spares_what_runs_and_stays_in_force_after_a_restart(worl
     for job_id in (waiting.id, queued.id):
         assert (await after.jobs.get(job_id)).state is JobState.CLEARED
     assert (await after.accept(B)).id != waiting.id
+
+
+async def test_jobs_that_wait_are_counted_by_reason_until_they_go_on_or_end(world: World) -> None:
+    for hash, reason in ((A, WaitReason.SPACE), (B, WaitReason.SPACE), (V2, WaitReason.TIER)):
+        job = await world.running(hash)
+        await world.jobs.wait(job.id, reason, "x", delay_s=1)
+        assert_counted(world.jobs)
+    counts = world.jobs.waiting_by_reason()
+    assert (counts[WaitReason.SPACE], counts[WaitReason.TIER], sum(counts.values())) == (2, 1, 3)
+    after = await world.restart()
+    assert after.jobs.waiting_by_reason() == counts
+    first, second, third = after.jobs.waiting()
+    await after.jobs.due(first.id)
+    await after.jobs.cancel(second.id)
+    assert_counted(after.jobs)
+    await after.jobs.clear()
+    assert_counted(after.jobs)
+    assert sum(after.jobs.waiting_by_reason().values()) == 0
+    assert third.id not in after.line()
 
 
 async def test_a_retried_job_is_in_line_again_also_after_a_restart(world: World) -> None:

@@ -254,6 +254,34 @@ def test_what_ended_since_the_clock_was_put_back_comes_before_what_ended_in_the_
     assert [j.id for j in ops.recent(db, 2, now=86_460)] == [ids[3], ids[2]]
 
 
+def test_what_the_status_asks_each_few_seconds_sorts_nothing_and_reads_no_row_in_vain(
+    db: sqlite3.Connection,
+) -> None:
+    asked: list[str] = []
+    db.set_trace_callback(asked.append)
+    ops.recent(db, 20, now=1.0)
+    ops.by_state(db)
+    db.set_trace_callback(None)
+    plans = [row[3] for query in asked for row in db.execute(f"EXPLAIN QUERY PLAN {query}")]
+    assert len(plans) == 3
+    assert all("INDEX jobs_by_end (finished_at" in plan for plan in plans[:2]), plans
+    assert "COVERING INDEX jobs_by_state" in plans[2]
+
+
+def test_jobs_are_counted_in_each_state_also_where_there_are_none(db: sqlite3.Connection) -> None:
+    assert ops.by_state(db) == dict.fromkeys(JobState, 0)
+    for hash in "1234":
+        admit(db, hash)
+    run(db, ops.get(db, JobId("job 1")))
+    for hash in "23":
+        ops.cancel(db, JobId(f"job {hash}"), now=2.0)
+    assert ops.by_state(db) == dict.fromkeys(JobState, 0) | {
+        JobState.RUNNING: 1,
+        JobState.CANCELLED: 2,
+        JobState.QUEUED: 1,
+    }
+
+
 def test_only_jobs_that_ended_long_ago_are_pruned_and_no_number_is_used_twice(
     db: sqlite3.Connection,
 ) -> None:

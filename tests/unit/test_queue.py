@@ -17,7 +17,14 @@ from qbm_trio.tasks.queue import JobQueue
 
 
 def a_job(seq: int, *, priority: int = 0, head: bool = False) -> Job:
-    return Job(id=JobId(f"j{seq}"), seq=seq, hash=f"{seq:040x}", priority=priority, head=head)
+    return Job(
+        id=JobId(f"j{seq}"),
+        seq=seq,
+        hash=f"{seq:040x}",
+        priority=priority,
+        head=head,
+        accepted_at=float(seq * 7 % 5),  # a wall clock may be set back; two may come at once
+    )
 
 
 def in_order(jobs: list[Job]) -> list[JobId]:
@@ -103,6 +110,8 @@ class QueueAgainstModel(RuleBasedStateMachine):
         assert [self.queue.position(job_id) for job_id in order] == list(range(1, len(order) + 1))
         assert self.queue.position(JobId("nobody")) == 0
         assert self.queue.capacity == self.capacity
+        ages = [job.accepted_at for job in self.model.values()]
+        assert self.queue.oldest_at == min(ages, default=None)
 
 
 QueueAgainstModel.TestCase.settings = settings(

@@ -83,6 +83,7 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
     assert names == {
         "service": {
             "status",
+            "degraded_by",
             "version",
             "dry_run",
             "started_at",
@@ -92,6 +93,7 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
         "qbittorrent": {"reachable", "version", "web_api_version", "last_contact", "problem"},
         "processing": {"running_processes", "max_concurrent", "capacity_available"},
         "queue": {"size", "capacity", "waiting_retry", "oldest_seconds", "items"},
+        "jobs": {"by_state", "waiting_by_reason"},
         "space": {"ssd", "hdd", "last_run", "current_run", "paused"},
         "statistics": {
             "torrents_processed",
