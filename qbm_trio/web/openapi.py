@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from .bodies import MAX_DEPTH
-from .messages import MAX_BODY_BYTES
+from .messages import JSON_TYPE, MAX_BODY_BYTES
 from .routes import NOTIFY, ROUTES, Route
 from .schemas import PARAMS, ErrorAnswer, NoBody, NoQuery
 
@@ -147,6 +147,12 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
         )
     if not route.answers:
         responses["200"] = _response("The document", {"type": "object"})
+    if "200" in responses:
+        as_json = responses["200"]["content"][JSON_TYPE]
+        responses["200"]["content"] = {
+            media_type: as_json if media_type == JSON_TYPE else {"schema": {"type": "string"}}
+            for media_type in route.media_types
+        }
     errors = {*route.errors, *_BODY_ERRORS}
     if not route.open_to_all:
         errors.update(_KEYED_ERRORS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,7 +14,9 @@ from ..core.errors import Refused
 from ..core.model import JobId, Notification, OnConflict
 from .backend import Backend
 from .bodies import Fields, as_model, read_fields, read_query
-from .messages import ApiError, Call, Reply, internal, refused
+from .messages import JSON_TYPE, ApiError, Call, Reply, internal, refused
+from .metrics import OPENMETRICS_TYPE, TEXT_TYPE, metrics_reply
+from .negotiation import preferred
 from .notification import read_notification
 from .schemas import (
     ClearAnswer,
@@ -78,6 +80,9 @@ class Route:
     body: type[BaseModel] = NoBody
     read_body: Callable[[Fields], Any] | None = None  #: instead of validating by ``body``
     path_docs: Mapping[str, str] = field(default_factory=dict)
+    media_types: tuple[str, ...] = (
+        JSON_TYPE,
+    )  #: of a 200: the client may choose, or gets the first
 
 
 async def answer(route: Route, backend: Backend, call: Call) -> Reply:
@@ -137,9 +142,22 @@ async def _notify(backend: Backend, inputs: Inputs) -> Reply:
     return _render(200 if accepted.duplicate else 202, document, leave_out_none=True)
 
 
-async def _status(backend: Backend, _: Inputs) -> Reply:
-    overview = await backend.overview()
-    return _render(200, status_answer(overview))
+async def _status(backend: Backend, inputs: Inputs) -> Reply:
+    return await _status_as(_STATUS_TYPES, backend, inputs)
+
+
+async def _metrics(backend: Backend, inputs: Inputs) -> Reply:
+    return await _status_as(_METRICS_TYPES, backend, inputs)
+
+
+async def _status_as(offers: tuple[str, ...], backend: Backend, inputs: Inputs) -> Reply:
+    document = status_answer(await backend.overview())
+    media_type = preferred(inputs.call.headers.get("accept", ""), offers)
+    if media_type == JSON_TYPE:
+        reply = _render(200, document)
+    else:
+        reply = metrics_reply(document, media_type)
+    return replace(reply, headers=(("vary", "accept"),))
 
 
 async def _clear(backend: Backend, _: Inputs) -> Reply:
@@ -211,6 +229,8 @@ async def _openapi(backend: Backend, _: Inputs) -> Reply:
     return Reply(status=200, body=document_json(backend.version))
 
 
+_METRICS_TYPES = (TEXT_TYPE, OPENMETRICS_TYPE)
+_STATUS_TYPES = (JSON_TYPE, *_METRICS_TYPES)
 _JOB_ID = {"job_id": "The job's id; /notify/torrent-finished calls it queue_id."}
 
 ROUTES: tuple[Route, ...] = (
@@ -235,10 +255,21 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/status",
-        summary="Everything at a glance",
+        summary="Everything at a glance; its figures as metrics for an Accept that prefers those",
         handle=_status,
         answers={200: StatusAnswer},
         errors=(503,),
+        media_types=_STATUS_TYPES,
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        summary="The figures of /status as metrics, whatever Accept says; as OpenMetrics if it "
+        "prefers that",
+        handle=_metrics,
+        answers={},
+        errors=(503,),
+        media_types=_METRICS_TYPES,
     ),
     Route(
         method="POST",
