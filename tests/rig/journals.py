@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from qbm_trio.adapters.journal import Journal
+from qbm_trio.core.lifecycle import ACTIVE
+from qbm_trio.core.model import JobState, WaitReason
+from qbm_trio.core.retry import LONGEST_DELAY_S
 
 
 @asynccontextmanager
@@ -22,3 +25,30 @@ async def running(state_dir: Path) -> AsyncIterator[Journal]:
                 yield journal
             finally:
                 journal.close()
+
+
+def fill(state_dir: Path, counts: Mapping[JobState, int], *, now: float) -> None:
+    """Put so many jobs of each state into a journal that nobody has open.
+
+    Those that wait do so for their retry, for as long as one may last.
+    """
+    journal = Journal.open(state_dir)
+    rows: list[tuple[object, ...]] = []
+    for state, count in counts.items():
+        for _ in range(count):
+            n = len(rows) + 1
+            waits = state is JobState.WAITING
+            ended_at = None if state in ACTIVE else now - n
+            until = (WaitReason.RETRY, now + LONGEST_DELAY_S) if waits else (None, None)
+            rows.append((f"{n:016x}", f"{n:040x}", f"Torrent {n}", state, *until, ended_at, now))
+    try:
+        journal._connection.execute("BEGIN")  # else each row would be synced by itself
+        journal._connection.executemany(
+            "INSERT INTO jobs (id, hash, name, category, priority, state, wait_reason, next_at,"
+            " finished_at, accepted_at, updated_at)"
+            " VALUES (?, ?, ?, 'movies', 0, ?, ?, ?, ?, ?8, ?8)",
+            rows,
+        )
+        journal._connection.execute("COMMIT")
+    finally:
+        journal._connection.close()

@@ -47,6 +47,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;
         ("text/plain, */*;q=0.5", TEXT),
         ("text/plain;q=0.4, application/openmetrics-text;q=0.5", OPENMETRICS),
         ("*/*, application/json;q=0", TEXT),
+        ("text/plain;q=0.9, text/plain;version=0.0.4;q=0.1, application/json;q=0.5", TEXT),
         # JSON for everybody else.
         ("", JSON),
         ("*/*", JSON),
