@@ -22,7 +22,10 @@ from .torrents import Content
 RSS_MB = 120
 START_OVER_IMPORT_S = 0.6
 #: What pyproject.toml lists and the service imports, as it imports it.
-IMPORTS = "trio, hypercorn.trio, quart_trio, qbittorrentapi, trio_util, pydantic_settings"
+IMPORTS = (
+    "trio, hypercorn.trio, quart_trio, qbittorrentapi, trio_util, pydantic_settings, "
+    "prometheus_client"
+)
 
 
 class Loaded:
