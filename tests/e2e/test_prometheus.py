@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,17 +160,6 @@ def test_a_scrape_with_10_000_jobs_is_quick(service: Service) -> None:
     assert max(medians.values()) < SCRAPE_LIMIT_S, medians
 
 
-def test_the_command_of_the_page_shows_the_metrics(service: Service, tmp_path: Path) -> None:
-    page = (ROOT / "docs/monitoring.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    command = replaced(command, "http://localhost:8081", service.url)
-    (tmp_path / ".env").write_text(f"HTTP_API_KEY={KEY}\n", encoding="utf-8")
-    done = subprocess.run(
-        ["sh", "-euc", command], cwd=tmp_path, capture_output=True, text=True, timeout=30
-    )
-    assert 'qbm_status{status="healthy"} 1.0\n' in done.stdout, done.stderr
-
-
 def test_promtool_finds_nothing_to_say_of_the_metrics(service: Service) -> None:
     text = service.http.get("/metrics").text
     assert text.startswith("# HELP qbm_build_info ")
@@ -187,7 +175,7 @@ def test_promtool_takes_configuration_and_rules(prometheus: Prometheus) -> None:
     assert checked.returncode == 0, checked.stdout
     checked = promtool("check", "rules", str(EXAMPLES / "prometheus-rules.yml"))
     assert checked.returncode == 0, checked.stdout
-    assert "12 rules found" in checked.stdout
+    assert f"{RULES.count('- alert: ')} rules found" in checked.stdout
 
 
 def test_each_alert_fires_when_it_should_and_only_then() -> None:
