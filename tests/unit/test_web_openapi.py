@@ -144,3 +144,18 @@ def test_params_beyond_the_document_are_taken_all_the_same() -> None:
         schema = DOCUMENT["components"]["schemas"]["NotificationBody"]
         assert not jsonschema.Draft202012Validator(schema).is_valid(body)
         assert NotificationBody.model_validate(body, strict=True).hash == V1
+
+
+def test_the_forms_of_the_status_are_documented() -> None:
+    forms = {
+        path: set(DOCUMENT["paths"][path]["get"]["responses"]["200"]["content"])
+        for path in ("/status", "/metrics", "/jobs", "/openapi.json")
+    }
+    metrics = {"text/plain", "application/openmetrics-text"}
+    json_only = {"application/json"}
+    assert forms == {
+        "/status": json_only | metrics,
+        "/metrics": metrics,
+        "/jobs": json_only,
+        "/openapi.json": json_only,
+    }
