@@ -27,7 +27,7 @@ from tests.rig.mounts import run
 from tests.rig.qbt import cache_dir
 
 ROOT = Path(__file__).resolve().parents[2]
-ABC = 911  #: user and group abc, as LinuxServer has them before PUID
+PUID, PGID = 1001, 1002
 CUSTOM = "custom-svc-qbm-trio"  #: what LinuxServer makes of /custom-services.d/qbm-trio
 STARTED_WITHIN_S = 40.0
 
@@ -94,6 +94,7 @@ class Container:
 
         With ``file_secrets=False`` as an s6 without that init: nobody reads ``FILE__NAME``.
         """
+        self._adopt(PUID, PGID)
         shutil.rmtree(self.place("/run"))
         contenv = self.place("/run/s6/container_environment")
         contenv.mkdir(parents=True)
@@ -121,6 +122,14 @@ class Container:
             )
         self.wait_for(lambda: self.run_quietly("s6-svok", f"/run/service/{CUSTOM}"), "s6 is up")
         return printed
+
+    def _adopt(self, user: int, group: int) -> None:
+        """Give abc its ids, and what is in /config to abc."""
+        self.place("/etc/passwd").write_text(
+            f"root:x:0:0:root:/root:/bin/sh\nabc:x:{user}:{group}::/config:/bin/false\n"
+        )
+        self.place("/etc/group").write_text(f"root:x:0:\nabc:x:{group}:\n")
+        run("chown", "-R", f"{user}:{group}", str(self.place("/config")))
 
     def add_service(self, name: str, files: Mapping[str, Path]) -> None:
         """Make a service directory: a copy of these files. A running s6 starts it at `rescan`."""
@@ -225,8 +234,11 @@ def _fill(made: Container, checkout: Path) -> None:
         # Where it was built for: it finds its library by that path.
         bind(Path(sys.base_prefix), root / sys.base_prefix.lstrip("/"))
         made.env["PATH"] = f"{sys.base_prefix}/bin:{made.env['PATH']}"
-    for name in ("config", "command", "run", "proc", "dev", "etc"):
+    for name in ("config", "command", "run", "proc", "dev", "etc", "alpine"):
         (root / name).mkdir()
+    # LinuxServer adds bash, coreutils and findutils to Alpine; this one is still busybox's.
+    (root / "alpine/tar").symlink_to(shutil.which("busybox") or "/bin/busybox")
+    made.env["PATH"] = f"/alpine:{made.env['PATH']}"
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
     run("mount", "-t", "proc", "proc", str(root / "proc"))
@@ -240,13 +252,8 @@ def _fill(made: Container, checkout: Path) -> None:
             shutil.copytree(source, target, symlinks=True, ignore_dangling_symlinks=True)
         elif source.exists():
             shutil.copy(source, target)
-    (root / "etc/passwd").write_text(
-        f"root:x:0:0:root:/root:/bin/sh\nabc:x:{ABC}:{ABC}::/config:/bin/false\n"
-    )
-    (root / "etc/group").write_text(f"root:x:0:\nabc:x:{ABC}:\n")
     (root / "command/with-contenv").write_text(_WITH_CONTENV)
     (root / "command/with-contenv").chmod(0o755)
-    os.chown(root / "config", ABC, ABC)
     bind(checkout, root / "qbit-manager")
     run("mount", "-o", "remount,bind,ro", str(root / "qbit-manager"))
     for name in ("custom-cont-init.d", "custom-services.d"):
@@ -260,7 +267,7 @@ def _fill(made: Container, checkout: Path) -> None:
             "-t",
             "tmpfs",
             "-o",
-            f"size=64m,mode=775,uid={ABC},gid={ABC}",
+            f"size=64m,mode=775,uid={PUID},gid={PGID}",
             name,
             str(target),
         )
