@@ -42,6 +42,7 @@ KEY = secrets.token_hex(32)
 OTHER = 1003  #: another user than abc, in the same group
 FORM = ROOT / "scripts/linuxserver/s6-rc.d/svc-qbm-trio"
 PLAIN = "svc-qbm-trio"
+HOOK = '/qbit-manager/examples/qbittorrent-notification.sh "%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
 MB = 1_000_000
 STOPPED_WITHIN_S = 3.0  #: s6-overlay's S6_KILL_GRACETIME
 
@@ -83,6 +84,15 @@ class Box:
         """Tell it that a torrent finished; the job's id."""
         return str(self.ask("POST", "/notify/torrent-finished", json={"hash": id_})["queue_id"])
 
+    def job_of(self, id_: str) -> dict[str, Any]:
+        """The job of a torrent, once it has one."""
+
+        def there() -> dict[str, Any] | None:
+            jobs = [job for job in self.ask("GET", "/jobs")["jobs"] if job["hash"] == id_]
+            return jobs[0] if jobs else None
+
+        return self.container.wait_for(there, f"there is a job of {id_}")
+
     def job_is(self, job: str, state: str) -> dict[str, Any]:
         """Wait until a job is in a state."""
 
@@ -98,7 +108,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """The container after its first start, in which the service was installed."""
     folder = tmp_path_factory.mktemp("linuxserver")
     checkout = folder / "checkout"
-    for name in ("qbm_trio", "scripts/linuxserver"):
+    for name in ("qbm_trio", "scripts/linuxserver", "examples"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("main.py", "requirements.txt"):
         shutil.copy(ROOT / name, checkout)
@@ -133,6 +143,7 @@ def qbt(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
     """The qBittorrent of the container, run by another user of the same group."""
     folder = tmp_path_factory.mktemp("qbittorrent")
     bind(folder, box.container.place(str(folder)))
+    box.container.write_environment()
     launcher = InContainer(box.container, folder, user=OTHER, group=PGID)
     port = int(box.container.env["QBIT_PORT"])
     with running(folder, launcher=launcher, web_port=port) as started:
@@ -246,12 +257,16 @@ def test_it_drains_within_the_three_seconds_of_s6(box: Box, qbt: Qbt, seeder: Qb
 def test_qbittorrent_of_another_user_can_delete_what_was_tiered(
     box: Box, qbt: Qbt, seeder: Qbt
 ) -> None:
-    stays = download(qbt, seeder, "Stays", {"a": 300_000, "sub/b": 50_000})
-    goes = download(qbt, seeder, "Goes away", {"a": 300_000, "sub/deep/b": 50_000})
+    """The notification script tells of both: the container's environment is all it needs."""
     with box.booted():
         box.healthy()
-        for job in [box.notify(stays), box.notify(goes)]:
-            assert box.job_is(job, "done")["outcome"] == "tiered"
+        qbt.on_finished(HOOK)
+        stays = download(qbt, seeder, "Stays", {"a": 300_000, "sub/b": 50_000})
+        goes = download(qbt, seeder, "Goes away", {"a": 300_000, "sub/deep/b": 50_000})
+        for job in [box.job_of(stays), box.job_of(goes)]:
+            assert job["priority"] == 0  # the reconciler's would have another
+            assert box.job_is(job["id"], "done")["outcome"] == "tiered"
+        qbt.api.app_set_preferences({"autorun_enabled": False})
     qbt.api.torrents_add_tags(tags="qbm-pin", torrent_hashes=stays)
     with box.booted(DISK_SPACE_THRESHOLD_GB="0.067", DISK_SPACE_TARGET_GB="0.068"):
         box.healthy()

@@ -96,13 +96,7 @@ class Container:
         """
         self._adopt(PUID, PGID)
         shutil.rmtree(self.place("/run"))
-        contenv = self.place("/run/s6/container_environment")
-        contenv.mkdir(parents=True)
-        for name, value in {**self.env, **env}.items():
-            (contenv / name).write_text(value)
-            if file_secrets and name.startswith("FILE__"):
-                secret = self.place(value).read_text()
-                (contenv / name.removeprefix("FILE__")).write_text(secret.replace("\n", ""))
+        self.write_environment(file_secrets=file_secrets, **env)
         printed = ""
         for script in sorted(self.place("/custom-cont-init.d").iterdir()):
             # Whatever it ends with: LinuxServer's init only tells.
@@ -122,6 +116,16 @@ class Container:
             )
         self.wait_for(lambda: self.run_quietly("s6-svok", f"/run/service/{CUSTOM}"), "s6 is up")
         return printed
+
+    def write_environment(self, *, file_secrets: bool = True, **env: str) -> None:
+        """Write what ``with-contenv`` gives to those who run in the container."""
+        folder = self.place("/run/s6/container_environment")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in {**self.env, **env}.items():
+            (folder / name).write_text(value)
+            if file_secrets and name.startswith("FILE__"):
+                secret = self.place(value).read_text()
+                (folder / name.removeprefix("FILE__")).write_text(secret.replace("\n", ""))
 
     def _adopt(self, user: int, group: int) -> None:
         """Give abc its ids, and what is in /config to abc."""
@@ -186,7 +190,7 @@ class Container:
 
 @dataclass(frozen=True)
 class InContainer:
-    """A qBittorrent in the container, run by any user; a `Launcher`."""
+    """A qBittorrent in the container, run by any user, with its environment; a `Launcher`."""
 
     container: Container
     folder: Path  #: its profile; seen in the container under the same path
@@ -197,10 +201,10 @@ class InContainer:
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Give the command line that runs qbittorrent-nox with ``arguments``."""
         run("chown", "-R", f"{self.user}:{self.group}", str(self.folder))
-        who = [f"--userspec={self.user}:{self.group}", f"--groups={self.group}"]
-        script = 'umask "$1"; shift; exec qbittorrent-nox "$@"'
-        here = ["chroot", *who, str(self.container.root), "sh", "-c", script, "sh", self.umask]
-        return [*here, *arguments]
+        ids = ["-u", str(self.user), "-g", str(self.group), "-G", str(self.group)]
+        script = 'umask "$1"; export HOME="$2"; shift 2; exec qbittorrent-nox "$@"'
+        here = ["s6-applyuidgid", *ids, "sh", "-c", script, "sh", self.umask, str(self.folder)]
+        return self.container.command(*here, *arguments)
 
 
 @contextmanager
