@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +26,6 @@ from tests.rig.linuxserver import (
     ROOT,
     Container,
     InContainer,
-    bind,
     container,
     wheels,
 )
@@ -125,7 +123,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         "PIP_FIND_LINKS": "/wheels",
     }
     with container(folder / "container", checkout=checkout, env=env) as made:
-        bind(wheels(), made.place("/wheels"))
+        made.bind(wheels(), "/wheels")
         key = made.place("/run-secrets/key")
         key.parent.mkdir()
         key.write_text(f"{KEY}\n")
@@ -142,7 +140,6 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 def qbt(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qbt]:
     """The qBittorrent of the container, run by another user of the same group."""
     folder = tmp_path_factory.mktemp("qbittorrent")
-    bind(folder, box.container.place(str(folder)))
     box.container.write_environment()
     launcher = InContainer(box.container, folder, user=OTHER, group=PGID)
     port = int(box.container.env["QBIT_PORT"])
@@ -166,13 +163,13 @@ def download(qbt: Qbt, seeder: Qbt, name: str, sizes: dict[str, int] | int) -> s
     return id_
 
 
-def environ(pid: int) -> dict[str, str]:
-    pairs = Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
+def environ(container: Container, pid: int) -> dict[str, str]:
+    pairs = container.process(pid, "environ").rstrip("\0").split("\0")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def status_of(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+def status_of(container: Container, pid: int) -> dict[str, str]:
+    lines = container.process(pid, "status").splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
@@ -182,11 +179,11 @@ def test_it_runs_as_abc_with_the_containers_umask_and_its_secret(box: Box) -> No
         assert box.ask("GET", "/status")["service"]["version"]  # the key of the file is its key
         pid = box.container.pid()
         assert pid is not None
-        process = status_of(pid)
+        process = status_of(box.container, pid)
         assert process["Uid"].split() == [str(PUID)] * 4
         assert process["Gid"].split() == [str(PGID)] * 4
         assert process["Umask"] == "0002"
-        given = environ(pid)
+        given = environ(box.container, pid)
         assert given["SHUTDOWN_GRACE_S"] == "2"
         assert not [name for name in given if name.startswith("FILE__")]
         warned = re.findall(r"WARNING .* is no setting", box.container.log)
@@ -217,7 +214,7 @@ def test_it_is_started_again_after_kill_9_with_its_queue(box: Box, qbt: Qbt, see
         pid = box.container.pid()
         assert pid is not None
         job = box.notify(id_)
-        os.kill(pid, signal.SIGKILL)
+        box.container.run("sh", "-c", f"kill -KILL {pid}")
         again = box.container.wait_for(
             lambda: (now := box.container.pid()) != pid and now, "s6 starts it again"
         )
@@ -327,19 +324,17 @@ def test_the_command_of_the_old_tool_starts_it_as_abc(box: Box) -> None:
         box.healthy()
         c.run("s6-svc", "-wD", "-T", "5000", "-d", f"/run/service/{CUSTOM}")
         # What "docker exec" gives: the container's environment as it was before the init.
-        command = ["chroot", str(c.root), "python3", "/qbit-manager/main.py"]
-        done = subprocess.run([*command, "--check-config"], env=c.env, capture_output=True)
+        command = c.entering("env", "-i", *(f"{name}={value}" for name, value in c.env.items()))
+        command += ["python3", "/qbit-manager/main.py"]
+        done = subprocess.run([*command, "--check-config"], capture_output=True, check=False)
         assert done.stdout == b"The settings can be used.\n", done.stderr
-        process = subprocess.Popen([*command, "--service"], env=c.env, stdout=subprocess.DEVNULL)
-        try:
-            box.healthy()
-            assert box.ask("GET", "/status")
-            assert status_of(process.pid)["Uid"].split() == [str(PUID)] * 4
-            process.terminate()
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
-            process.wait(20)
+        process = subprocess.Popen([*command, "--service"], stdout=subprocess.DEVNULL)
+        box.healthy()
+        assert box.ask("GET", "/status")
+        (pid,) = c.pids_of("-m", "qbm_trio", "--service")
+        assert status_of(c, pid)["Uid"].split() == [str(PUID)] * 4
+        c.run("sh", "-c", f"kill {pid}")
+        assert process.wait(20) == 0
 
 
 def test_a_release_takes_the_place_of_the_old_one_once_it_is_whole(
@@ -349,7 +344,7 @@ def test_a_release_takes_the_place_of_the_old_one_once_it_is_whole(
     shutil.copytree(box.checkout / "scripts", release / "scripts")
     shutil.copy(box.checkout / "requirements.txt", release)
     wheel(box.checkout, release, version="9.8.7")
-    bind(release, c.place("/release"))
+    c.bind(release, "/release")
     home = c.place("/config/qbm-trio")
 
     with box.booted(QBM_SOURCE="/release", PIP_FIND_LINKS="/none") as printed:

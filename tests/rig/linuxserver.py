@@ -1,7 +1,8 @@
 """What a container of LinuxServer.io is to those who run in it, under a real s6.
 
 A root file system made of mounts, with this machine's programs, and a user abc, /config,
-/downloads and /run of its own. What LinuxServer's init does at a start is done here step
+/downloads and /run of its own, in namespaces of its own: mounts and processes are gone with
+it, also when the tests are killed. What LinuxServer's init does at a start is done here step
 by step: the container's environment, secrets from ``FILE__NAME``, the scripts of
 /custom-cont-init.d, a service directory for each file of /custom-services.d. All of it
 needs root, as CI has it.
@@ -11,18 +12,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
-from tests.rig.disks import unmount_below
 from tests.rig.mounts import run
 from tests.rig.qbt import cache_dir
 
@@ -63,22 +62,44 @@ def wheels() -> Path:
 class Container:
     """One container; `boot` and `halt` start and stop it. Its files outlive that."""
 
-    root: Path
+    folder: Path
+    holder: int  #: the process that holds the namespaces
     env: dict[str, str] = field(default_factory=dict)
     svscan: subprocess.Popen[bytes] | None = None
 
     @property
+    def root(self) -> Path:
+        """Its root, as those in its mount namespace call it."""
+        return self.folder / "root"
+
+    @property
     def log(self) -> str:
         """What ``docker logs`` shows."""
-        return (self.root.parent / "container.log").read_text(errors="replace")
+        return (self.folder / "container.log").read_text(errors="replace")
 
     def place(self, inside: str) -> Path:
         """Where a path of the container is for us."""
-        return self.root / inside.lstrip("/")
+        return Path(f"/proc/{self.holder}/root{self.root}{inside}")
 
-    def command(self, *command: str) -> list[str]:
+    def entering(self, *command: str, processes: bool = True) -> list[str]:
+        """A command line that runs in its namespaces; with or without that of processes."""
+        kinds = ["--mount", "--pid"] if processes else ["--mount"]
+        return ["nsenter", f"--target={self.holder}", *kinds, "chroot", str(self.root), *command]
+
+    def command(self, *command: str, processes: bool = True) -> list[str]:
         """A command line that runs in the container, with its environment."""
-        return ["chroot", str(self.root), "/command/with-contenv", *command]
+        return self.entering("/command/with-contenv", *command, processes=processes)
+
+    def mount(self, *arguments: str) -> None:
+        """Mount something in the container; paths are ours."""
+        run("nsenter", f"--target={self.holder}", "--mount", "mount", *arguments)
+
+    def bind(self, source: Path, inside: str) -> None:
+        """Show a folder of ours in the container, only for reading."""
+        self.place(inside).mkdir(parents=True, exist_ok=True)
+        target = f"{self.root}{inside}"
+        self.mount("--bind", str(source), target)
+        self.mount("-o", "remount,bind,ro", target)
 
     def run(self, *command: str, status: int = 0) -> str:
         """What ``docker exec`` does, as root; give what it printed."""
@@ -106,9 +127,9 @@ class Container:
         for service in self.place("/custom-services.d").iterdir():
             self.add_service(f"custom-svc-{service.name}", {"run": service})
         self.place("/run/service").mkdir(exist_ok=True)
-        with (self.root.parent / "container.log").open("ab") as log:
+        with (self.folder / "container.log").open("ab") as log:
             self.svscan = subprocess.Popen(
-                ["chroot", str(self.root), "s6-svscan", "/run/service"],
+                self.entering("s6-svscan", "/run/service"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -160,17 +181,27 @@ class Container:
                 self.run_quietly("s6-svc", "-wD", "-T", "10000", "-d", service)
                 self.run_quietly("s6-svc", "-k", service)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(20)
+            self.run_quietly("s6-svscanctl", "-t", "/run/service")
+            process.wait(20)
 
     def pid(self, service: str = CUSTOM) -> int | None:
-        """The process that s6 runs as this service, if one runs."""
+        """The process that s6 runs as this service, if one runs; as it is called inside."""
         pid = int(self.run("s6-svstat", "-o", "pid", f"/run/service/{service}"))
         return pid if pid > 0 else None
+
+    def process(self, pid: int, file: str) -> str:
+        """A file of ``/proc`` about a process in the container."""
+        return self.place(f"/proc/{pid}/{file}").read_text()
+
+    def pids_of(self, *arguments: str) -> list[int]:
+        """The processes whose command lines end with these arguments."""
+        found = []
+        for folder in self.place("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # ended meanwhile
+                line = folder.joinpath("cmdline").read_text().rstrip("\0").split("\0")
+                if line[-len(arguments) :] == list(arguments):
+                    found.append(int(folder.name))
+        return found
 
     def run_quietly(self, *command: str) -> bool:
         """Whether a command succeeds."""
@@ -201,84 +232,76 @@ class InContainer:
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Give the command line that runs qbittorrent-nox with ``arguments``."""
         run("chown", "-R", f"{self.user}:{self.group}", str(self.folder))
+        inside = self.container.place(str(self.folder))
+        if not inside.exists():
+            inside.mkdir(parents=True)
+            self.container.mount("--bind", str(self.folder), f"{self.container.root}{self.folder}")
         ids = ["-u", str(self.user), "-g", str(self.group), "-G", str(self.group)]
         script = 'umask "$1"; export HOME="$2"; shift 2; exec qbittorrent-nox "$@"'
         here = ["s6-applyuidgid", *ids, "sh", "-c", script, "sh", self.umask, str(self.folder)]
-        return self.container.command(*here, *arguments)
+        # Signals reach it itself: it is no child of what enters.
+        return self.container.command(*here, *arguments, processes=False)
 
 
 @contextmanager
 def container(folder: Path, *, checkout: Path, env: Mapping[str, str]) -> Iterator[Container]:
-    """A container below ``folder``, with ``checkout`` mounted at /qbit-manager; not booted."""
-    root = folder / "root"
-    root.mkdir(parents=True)
-    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(root))
-    made = Container(root, {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", **env})
-    try:
-        _fill(made, checkout)
-        yield made
-    finally:
+    """A container with ``checkout`` at /qbit-manager, its log in ``folder``; not booted."""
+    (folder / "root").mkdir(parents=True)
+    # Whatever becomes of us, the kernel ends the first of these two, the second with it, and with
+    # that, the first process of its namespace, all others in there.
+    dies_with_us = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child"]
+    kinds = ["--mount", "--propagation", "private", "--pid"]
+    first = ["sh", "-c", "echo; exec sleep infinity"]
+    with subprocess.Popen([*dies_with_us, *kinds, *first], stdout=subprocess.PIPE) as unshare:
         try:
-            made.halt()
+            assert unshare.stdout is not None
+            unshare.stdout.readline()
+            children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text()
+            path = "/alpine:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+            made = Container(folder, int(children), {"PATH": path, **env})
+            _fill(made, checkout)
+            yield made
         finally:
-            unmount_below(root)
+            unshare.kill()
 
 
 def _fill(made: Container, checkout: Path) -> None:
-    root = made.root
-    run("mount", "--make-private", str(root))
+    made.mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(made.root))
     for name in _SAME:
         if Path("/", name).is_symlink():
-            (root / name).symlink_to(Path("/", name).readlink())
+            made.place(f"/{name}").symlink_to(Path("/", name).readlink())
         elif Path("/", name).exists():
-            bind(Path("/", name), root / name)
-    bind(Path("/usr"), root / "usr")
+            made.bind(Path("/", name), f"/{name}")
+    made.bind(Path("/usr"), "/usr")
     # Debian's Python may be without venv, or be another than the one that runs the tests.
     if not Path(sys.base_prefix).is_relative_to("/usr"):
         # Where it was built for: it finds its library by that path.
-        bind(Path(sys.base_prefix), root / sys.base_prefix.lstrip("/"))
+        made.bind(Path(sys.base_prefix), sys.base_prefix)
         made.env["PATH"] = f"{sys.base_prefix}/bin:{made.env['PATH']}"
-    for name in ("config", "command", "run", "proc", "dev", "etc", "alpine"):
-        (root / name).mkdir()
+    for name in ("config", "command", "run", "proc", "dev", "etc", "alpine", "tmp"):
+        made.place(f"/{name}").mkdir()
+    made.place("/tmp").chmod(0o1777)
     # LinuxServer adds bash, coreutils and findutils to Alpine; this one is still busybox's.
-    (root / "alpine/tar").symlink_to(shutil.which("busybox") or "/bin/busybox")
-    made.env["PATH"] = f"/alpine:{made.env['PATH']}"
-    (root / "tmp").mkdir()
-    (root / "tmp").chmod(0o1777)
-    run("mount", "-t", "proc", "proc", str(root / "proc"))
+    made.place("/alpine/tar").symlink_to(shutil.which("busybox") or "/bin/busybox")
+    # Mounted by a process of the namespace, whose processes it shows.
+    proc = ["mount", "-t", "proc", "proc", str(made.root / "proc")]
+    run("nsenter", f"--target={made.holder}", "--mount", "--pid", *proc)
     for name in _DEVICES:
-        (root / "dev" / name).touch()
-        run("mount", "--bind", f"/dev/{name}", str(root / "dev" / name))
-    (root / "dev/fd").symlink_to("/proc/self/fd")
+        made.place(f"/dev/{name}").touch()
+        made.mount("--bind", f"/dev/{name}", str(made.root / "dev" / name))
+    made.place("/dev/fd").symlink_to("/proc/self/fd")
     for name in _ETC:
-        source, target = Path("/etc", name), root / "etc" / name
+        source, target = Path("/etc", name), made.place(f"/etc/{name}")
         if source.is_dir():
             shutil.copytree(source, target, symlinks=True, ignore_dangling_symlinks=True)
         elif source.exists():
             shutil.copy(source, target)
-    (root / "command/with-contenv").write_text(_WITH_CONTENV)
-    (root / "command/with-contenv").chmod(0o755)
-    bind(checkout, root / "qbit-manager")
-    run("mount", "-o", "remount,bind,ro", str(root / "qbit-manager"))
+    made.place("/command/with-contenv").write_text(_WITH_CONTENV)
+    made.place("/command/with-contenv").chmod(0o755)
+    made.bind(checkout, "/qbit-manager")
     for name in ("custom-cont-init.d", "custom-services.d"):
-        bind(ROOT / "scripts/linuxserver" / name, root / name)
-        run("mount", "-o", "remount,bind,ro", str(root / name))
+        made.bind(ROOT / "scripts/linuxserver" / name, f"/{name}")
     for name in ("ssd", "hdd"):
-        target = root / "downloads" / name
-        target.mkdir(parents=True)
-        run(
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"size=64m,mode=775,uid={PUID},gid={PGID}",
-            name,
-            str(target),
-        )
-
-
-def bind(source: Path, target: Path) -> None:
-    """Show a folder in the container, without what is mounted below it."""
-    target.mkdir(parents=True, exist_ok=True)
-    run("mount", "--bind", str(source), str(target))
-    run("mount", "--make-private", str(target))
+        made.place(f"/downloads/{name}").mkdir(parents=True)
+        options = f"size=64m,mode=775,uid={PUID},gid={PGID}"
+        made.mount("-t", "tmpfs", "-o", options, name, str(made.root / "downloads" / name))
