@@ -89,6 +89,12 @@ def test_what_it_mounts_of_the_checkout_is_there_and_only_for_reading(service: s
         assert only_read
 
 
+def test_the_image_of_the_first_way_can_be_built() -> None:
+    build = SERVICES["qbm-trio"]["build"]
+    assert build["context"] == "./qbm-trio"
+    assert (ROOT / build["dockerfile"]).is_file()
+
+
 def test_both_containers_of_the_first_way_see_the_same_downloads() -> None:
     seen = [
         {target: found for target, found in volumes(name).items() if "/downloads" in target}
