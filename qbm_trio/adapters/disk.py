@@ -301,7 +301,7 @@ async def check_not_aliased(
             try:
                 os.close(os.open(probe, _CREATE, 0o600))
                 try:
-                    if os.path.lexists(seen / probe.name):
+                    if _stands(seen / probe.name):
                         raise _same(one, other)
                 finally:
                     probe.unlink(missing_ok=True)
@@ -309,6 +309,17 @@ async def check_not_aliased(
                 raise write_error(error, probe) from error
 
     await _in_thread(call, limiter)
+
+
+def _stands(path: Path) -> bool:
+    """Whether something is there. A disk that cannot tell does not say that nothing is."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise read_back_error(error, path) from error
+    return True
 
 
 def probe_name(instance_id: str) -> str:

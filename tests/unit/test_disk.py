@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import uuid
 from pathlib import Path
@@ -237,14 +238,33 @@ async def test_a_pool_that_shows_the_others_files_is_refused_in_either_direction
     """A pool's inode numbers are its own: only the probe's appearing tells."""
     one, other = tiers
     shown = one if shows == "first" else other
-    real = os.path.lexists
+    real = Path.lstat
 
-    def lexists(path: str | os.PathLike[str]) -> bool:
-        seen = Path(path)
-        return real(path) or (seen.parent != shown and real(shown / seen.name))
+    def lstat(path: Path) -> os.stat_result:
+        return real(shown / path.name if path.parent in tiers else path)
 
-    monkeypatch.setattr(os.path, "lexists", lexists)
+    monkeypatch.setattr(Path, "lstat", lstat)
     with pytest.raises(SameStorage):
+        await probe(one, other)
+    assert not list(one.iterdir())
+    assert not list(other.iterdir())
+
+
+@pytest.mark.parametrize("failing", ["first", "second"])
+async def test_a_disk_that_does_not_say_whether_the_probe_is_there_is_no_proof(
+    tiers: tuple[Path, Path], failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = tiers
+    at = one if failing == "first" else other
+    real = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.parent == at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(FailingDisk, match=re.escape(str(at))):
         await probe(one, other)
     assert not list(one.iterdir())
     assert not list(other.iterdir())
