@@ -22,6 +22,7 @@ from trio_util import AsyncBool
 from ..core.errors import (
     QbittorrentError,
     QbittorrentLoginRefused,
+    QbittorrentTooLate,
     QbittorrentUnreachable,
     TooEarlyToTell,
     TorrentUnknown,
@@ -144,9 +145,14 @@ class Qbittorrent:
         began = self._clock()
         self._lists_asked += 1
         number = self._lists_asked
-        listed = await self._read(call)
         # 4.5.2 builds the list on its main thread, in seconds for thousands of
         # torrents: asking must not take more than a twentieth of its time.
+        try:
+            listed = await self._read(call)
+        except QbittorrentTooLate:
+            ended = self._clock()
+            self._next_snapshot_at = max(self._next_snapshot_at, ended + 20 * (ended - began))
+            raise
         ended = self._clock()
         pause_s = max(self._snapshot_interval_s, 20 * (ended - began))
         self._next_snapshot_at = ended + pause_s

@@ -21,6 +21,7 @@ from qbittorrentapi.definitions import APINames, Dictionary, List
 from ..core.errors import (
     QbittorrentError,
     QbittorrentLoginRefused,
+    QbittorrentTooLate,
     QbittorrentUnreachable,
     TorrentUnknown,
 )
@@ -126,7 +127,9 @@ class Session(qbittorrentapi.Client):
                 error, requests.Timeout
             ):
                 self.gate.may_have_restarted()
-            raise QbittorrentUnreachable(self._no_connection(error)) from error
+            late = isinstance(error, requests.ReadTimeout)
+            kind = QbittorrentTooLate if late else QbittorrentUnreachable
+            raise kind(self._no_connection(error)) from error
         except (qbittorrentapi.APIError, KeyError, TypeError, ValueError, AttributeError) as error:
             # What came was not what the API sends: not JSON, or without what is read of it.
             raise QbittorrentUnreachable(self._no_api()) from error

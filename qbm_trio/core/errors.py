@@ -202,6 +202,10 @@ class QbittorrentUnreachable(QbittorrentError):
     code = "qbittorrent_unreachable"
 
 
+class QbittorrentTooLate(QbittorrentUnreachable):
+    """It was reached, and gave no answer in time: it may still be at work on it."""
+
+
 class QbittorrentLoginRefused(QbittorrentError):
     """qBittorrent refuses our credentials, or our address is banned."""
 

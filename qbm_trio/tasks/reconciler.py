@@ -22,7 +22,7 @@ from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..adapters.journal_relocations import AlreadyRelocating
 from ..core.client import QbittorrentClient
-from ..core.errors import Draining, JournalUnwritable, QbittorrentError
+from ..core.errors import Draining, JournalUnwritable, QbittorrentError, QbittorrentTooLate
 from ..core.model import Notification, Torrent, TorrentId
 from ..core.readiness import SEEDING
 from ..core.reconciling import (
@@ -52,6 +52,8 @@ SHARE: Final = 20
 """A twentieth of the time at most: on 4.5 qBittorrent does nothing else meanwhile."""
 BELIEVED_AFTER_S: Final = 10.0
 """So long must be found again what contradicts the journal; less with a short interval."""
+AWAY_S: Final = 60.0
+"""Missed for less, qBittorrent may only have been too busy with the list that it was asked for."""
 WHOLE_EVERY_S: Final = 600.0
 """So often all torrents are compared, and not only those that changed."""
 
@@ -130,10 +132,20 @@ class Reconciler:
                 await self._look_or_say()
                 self.looked.set()
                 self.looked = trio.Event()
-                with trio.CancelScope(deadline=self._next_s):
-                    await self._client.wait_unreachable()
-                    await self._client.wait_reachable()
-                await trio.sleep_until(self._not_before_s)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next look is due: at once when qBittorrent is back that was really away."""
+        due_s, sessions = max(self._next_s, self._not_before_s), self._client.sessions
+        while trio.current_time() < due_s:
+            with trio.CancelScope(deadline=due_s):
+                await self._client.wait_unreachable()
+                missed_s = trio.current_time()
+                await self._client.wait_reachable()
+                away_s = trio.current_time() - missed_s
+                if away_s >= AWAY_S or self._client.sessions != sessions:
+                    return
+                due_s = self._not_before_s
 
     async def _look_or_say(self) -> None:
         began_s = trio.current_time()
@@ -158,9 +170,12 @@ class Reconciler:
             changes = await self._client.changes(since)
         except QbittorrentError as error:
             self._say(f"qBittorrent does not list its torrents: {error}")
-            took_s = trio.current_time() - began_s
-            # Its return must not go unnoticed for longer than an interval.
-            self._not_before_s = began_s + min(SHARE * took_s, self._policy.interval_s)
+            pause_s = SHARE * (trio.current_time() - began_s)
+            # A list that is not waited for any more is made all the same. Whoever was not
+            # reached must not go unnoticed for longer than an interval when he is back.
+            if not isinstance(error, QbittorrentTooLate):
+                pause_s = min(pause_s, self._policy.interval_s)
+            self._not_before_s = began_s + pause_s
             self._next_s = began_s + self._policy.interval_s
             return
         now_s = trio.current_time()

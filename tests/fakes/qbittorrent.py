@@ -11,6 +11,7 @@ from trio_util import AsyncBool
 
 from qbm_trio.core.errors import (
     QbittorrentError,
+    QbittorrentTooLate,
     QbittorrentUnreachable,
     TooEarlyToTell,
     TorrentUnknown,
@@ -234,6 +235,11 @@ def _fields(torrent: Torrent, before: Torrent | None) -> Mapping[str, object]:
         if field.name != "id"
         and (before is None or getattr(torrent, field.name) != getattr(before, field.name))
     }
+
+
+def too_late() -> QbittorrentTooLate:
+    """Give the error of a qBittorrent that is too busy to answer."""
+    return QbittorrentTooLate("qBittorrent did not answer in time")
 
 
 def away() -> QbittorrentUnreachable:

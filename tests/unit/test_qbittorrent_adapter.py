@@ -20,6 +20,7 @@ from qbm_trio.adapters.qbittorrent_login import LoginGate
 from qbm_trio.core.errors import (
     QbittorrentError,
     QbittorrentLoginRefused,
+    QbittorrentTooLate,
     QbittorrentUnreachable,
     TooEarlyToTell,
     TorrentUnknown,
@@ -730,6 +731,36 @@ async def test_the_list_of_all_is_not_asked_for_again_too_soon() -> None:
         clock.s += 1
         await ask()
         assert lists() == 3
+
+
+async def test_a_list_that_does_not_come_in_time_is_not_asked_for_again_too_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is made all the same: on 4.5 qBittorrent does nothing else meanwhile."""
+    monkeypatch.setattr("qbm_trio.adapters.qbittorrent_session.READ_LIMIT_S", 0.1)
+    clock, held = Clock(), threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        if seen.body:
+            return rows()
+        clock.s += 30
+        return Reply(drop=not held.wait(20))
+
+    def lists() -> int:
+        return sum(not seen.body for seen in server.seen)
+
+    with client_of(answer, snapshot_interval_s=60, clock=clock) as (client, server):
+        try:
+            for number in (1, 2):
+                with pytest.raises(QbittorrentTooLate):
+                    await client.find(V1)
+                clock.s += 599
+                with pytest.raises(TooEarlyToTell):
+                    await client.find(V1)
+                assert lists() == number
+                clock.s += 1
+        finally:
+            held.set()
 
 
 async def test_long_lists_are_read_in_the_thread_not_on_the_loop(

@@ -27,16 +27,18 @@ from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.tasks.jobs import Jobs
 from qbm_trio.tasks.queue import JobQueue
 from qbm_trio.tasks.reconciler import (
+    AWAY_S,
     FOUND_PRIORITY,
     SHARE,
     WHOLE_EVERY_S,
     Reconciler,
     ReconcilerPolicy,
 )
-from tests.fakes.qbittorrent import FakeQbittorrent, away
+from tests.fakes.qbittorrent import FakeQbittorrent, away, too_late
 from tests.rig.inside import make
 
 INTERVAL_S = 60.0
+TOO_LATE_S = 30.0
 FIRST_RUN_AT = 1_000_000.0
 NOW = FIRST_RUN_AT + 100
 
@@ -264,6 +266,56 @@ async def test_a_call_that_always_fails_is_no_storm_and_its_return_is_seen_in_an
         id = it.add("Lost")
         await it.fake.version()
         await it.look()
+        assert await it.hashes() == [id]
+
+
+async def overburden(it: Rig) -> None:
+    """Have a look for which qBittorrent takes too long; other calls are answered."""
+
+    async def late(name: str) -> None:
+        if name == "changes":
+            it.clock.jump(TOO_LATE_S)
+            it.fake.failures = [too_late()]
+
+    it.fake.before = late
+    await it.look()
+    await it.fake.version()
+    await wait_all_tasks_blocked()
+    del it.fake.calls[:]
+
+
+async def test_a_list_that_does_not_come_in_time_is_asked_for_a_twentieth_of_the_time_too(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with reconciling(tmp_path, mock_clock) as it:
+        await overburden(it)
+        await it.no_look((SHARE - 1) * TOO_LATE_S - 1)
+        it.fake.before = None
+        id = it.add("Lost")
+        await it.look(1)
+        assert await it.hashes() == [id]
+
+
+@pytest.mark.parametrize("how", ["away for a minute", "restarted"])
+async def test_after_such_a_list_it_looks_at_once_when_qbittorrent_was_really_away(
+    tmp_path: Path, mock_clock: MockClock, how: str
+) -> None:
+    async with reconciling(tmp_path, mock_clock) as it:
+        await overburden(it)
+        it.fake.before = None
+        id = it.add("Lost")
+        if how == "restarted":
+            await it.restart()
+        else:
+            it.fake.down = away()
+            with pytest.raises(type(it.fake.down)):
+                await it.fake.version()
+            await wait_all_tasks_blocked()
+            await it.no_look(AWAY_S)
+            it.fake.down = None
+            looked = it.reconciler.looked
+            await it.fake.version()
+            await looked.wait()
         assert await it.hashes() == [id]
 
 
