@@ -313,7 +313,8 @@ class Steps:
         else:
             if row.auto_management:
                 await self._client.set_auto_management(row.torrent_id, True)
-            await self._settings.back(row, start=await self._has_data(row, torrent))
+            runs = row.was_running or row.force_start
+            await self._settings.back(row, start=runs and await self._has_data(row, torrent))
             if row.failed:
                 await self._names.on_hdd(row)
         if row.tier_anew:
@@ -353,6 +354,7 @@ class Steps:
     async def _grace(self, row: Relocation) -> None:
         # Not by the journal's time, which may jump; after a restart all of it passes again.
         await trio.sleep_until(self._checked_s.get(row.id, self._began_s) + self._grace_s)
+        self._checked_s.pop(row.id, None)  # over, and so is that since the start
 
 
 _STARTED: Final = (

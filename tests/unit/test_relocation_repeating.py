@@ -149,6 +149,17 @@ async def test_one_that_cannot_be_repeated_is_not_downloaded_anew_to_the_ssd(
         assert f"set its location to {it.inside.hdd / 'tv'} in qBittorrent" in caplog.text
 
 
+async def test_of_one_that_was_stopped_it_is_not_said_that_it_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with shelf(tmp_path, monkeypatch, RECONCILE_INTERVAL_S=QUICK) as it:
+        id_ = await relocated(it, state="stoppedUP")
+        (it.inside.hdd / "tv/T/a").unlink()
+        old = await forgotten(it, id_)
+        await newer(it, old, Step.UNDONE)
+        assert "is not started" not in caplog.text
+
+
 @pytest.mark.parametrize("when", ["recorded", "taken"])
 async def test_a_kill_before_or_after_it_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

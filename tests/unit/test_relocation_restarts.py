@@ -112,6 +112,15 @@ async def test_one_that_its_user_keeps_stopping_is_let_be(
         assert RELOCATING_TAG not in it.fake.tags(id_)
 
 
+async def test_of_a_grace_that_is_over_nothing_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.tiered("T")
+        assert (await run(it))["T"].step is Step.DONE
+        assert it.space._relocator._steps._checked_s == {}
+
+
 @pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0])
 async def test_a_wall_clock_that_jumps_between_two_starts_costs_no_second_of_the_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
