@@ -63,6 +63,7 @@ class Look:
     foreign: Mapping[Path, str | None] = field(default_factory=dict)  #: SHA-256
     outside_changed: Sequence[str] = ()  #: names
     strangers: Sequence[str] = ()  #: beside the tiers
+    staged: Mapping[Path, str] = field(default_factory=dict)  #: folders of jobs, and their ids
 
     hashed: int = 0  #: files
 
@@ -88,6 +89,10 @@ def judge(
         if look.foreign.get(path) != sha256:
             gone = look.foreign.get(path) is None
             found.append(wrong("foreign file", path, "is gone" if gone else "was changed"))
+    for path, job_id in look.staged.items():
+        state = look.jobs_kept.get(job_id, {}).get("state")
+        if state not in ALIVE:
+            found.append(wrong("staging was left", path, f"its job is {state or 'not known'}"))
     found += [wrong("outside the tiers", name, "was changed") for name in look.outside_changed]
     found += [wrong("outside the tiers", name, "is new") for name in look.strangers]
     return found

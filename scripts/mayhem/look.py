@@ -14,7 +14,7 @@ from typing import Any
 from .judge import Copies, Look
 from .known import sha256, whole
 from .sentinels import snapshot
-from .site import OURS, Site
+from .site import OURS, STAGING, Site
 
 PAGE = 500
 
@@ -54,7 +54,13 @@ def look(site: Site, told: Mapping[str, Mapping[str, Any]]) -> Look:
         foreign={path: sha256(path) for path in site.ledger.foreign()},
         outside_changed=sorted(n for n in names if site.sentinels.get(n) != after.get(n)),
         strangers=sorted(path.name for path in site.place.iterdir() if path.name not in OURS),
+        staged=staged(site.hdd.at),
     )
+
+
+def staged(hdd: Path) -> dict[Path, str]:
+    """The folders that jobs have staged something in, and whose they are."""
+    return {path: path.name for path in hdd.glob(f"**/{STAGING}/*/*")}
 
 
 def _journal(state: Path) -> tuple[dict[str, Any], dict[str, Any], Counter[str]]:

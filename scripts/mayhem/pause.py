@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from .judge import CONFLICT, Finding, Look, Weight, judge
 from .known import Accepted, Known
 from .look import jobs_told, look
 from .settle import settle
-from .site import Site
+from .site import STAGING, Site
 from .tally import Uniques
 from .user import User
 
@@ -112,6 +113,8 @@ class Pauses:
                     self._set_aside(accepted)
                 case Accepted() as accepted:
                     site.ledger.drop_accepted(accepted)
+                case Path() as path if STAGING in path.parts:
+                    shutil.rmtree(path, ignore_errors=True)
                 case Path() as path:
                     site.ledger.drop_foreign(path)
 

@@ -25,6 +25,7 @@ from .webui import WebUi
 THRESHOLD_BYTES = 48_000_000
 TARGET_BYTES = 54_000_000
 VERSIONS = ("4.5.2", "5.1.0")
+STAGING = ".qbm-staging"
 OURS = frozenset({"ssd", "hdd", "ssd.img", "hdd.img", "qbittorrent", "config", "outside"})
 
 

@@ -281,6 +281,19 @@ def test_what_changes_outside_the_tiers_is_noticed(field: str) -> None:
     assert judged(seen(**{field: ["sentinel"]})) == [(Weight.WRONG, "outside the tiers")]
 
 
+@pytest.mark.parametrize("state", ["done", "failed", "cancelled", "cleared", "merged", None])
+def test_staging_that_no_job_needs_any_more_is_noticed(state: str | None) -> None:
+    staged = {HDD / ".qbm-staging" / "instance" / "other": "other"}
+    jobs = {"job": job()} | ({"other": job(state)} if state else {})
+    assert judged(seen(jobs_kept=jobs, staged=staged)) == [(Weight.WRONG, "staging was left")]
+
+
+@pytest.mark.parametrize("state", ["queued", "waiting", "running"])
+def test_staging_of_a_job_that_goes_on_is_let_pass(state: str) -> None:
+    staged = {HDD / ".qbm-staging" / "instance" / "other": "other"}
+    assert judged(seen(jobs_kept={"job": job(), "other": job(state)}, staged=staged)) == []
+
+
 def test_a_finding_tells_which_torrent_and_what_was_seen() -> None:
     (finding,) = judge(seen(torrents={"id1": seeding(state="error")}), [torrent()])
     assert isinstance(finding, Finding)

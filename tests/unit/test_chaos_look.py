@@ -13,6 +13,7 @@ from scripts import chaos
 from scripts.mayhem.faults import _flip
 from scripts.mayhem.judge import Copies
 from scripts.mayhem.known import KnownFile, Ledger, sha256, whole
+from scripts.mayhem.look import staged
 from scripts.mayhem.sentinels import snapshot, write_sentinels
 from scripts.mayhem.tally import Uniques
 from scripts.mayhem.user import User
@@ -122,6 +123,13 @@ def test_hardlinks_had_to_be_copied_once_and_real_copies_each(tmp_path: Path) ->
     for _ in range(2):
         uniques.look([one, other], {1: both, 2: both})
         assert uniques.total_bytes == 5 + 2 * 7
+
+
+def test_staging_is_found_wherever_it_is(tmp_path: Path) -> None:
+    for folder in (".qbm-staging/instance/one", "tv/T/.qbm-staging/instance/two"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "tv/T/a").touch()
+    assert sorted(staged(tmp_path).values()) == ["one", "two"]
 
 
 def test_who_is_not_root_is_told_so(
