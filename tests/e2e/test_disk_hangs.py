@@ -35,6 +35,8 @@ pytestmark = [
 
 SLOW = {"COPY_RATE_LIMIT_MB_S": "2"}
 ROUNDS = 15
+MORE_S = 0.1
+MEASUREMENTS = 5
 ANSWERED_WITHIN_S = 2.0  #: on a busy machine; the hanging disk is kept for longer
 BUSY_S = 5.0  #: what a busy machine may add to a time that the service promises
 NO_ANSWER = "does not answer"
@@ -84,10 +86,19 @@ def medians_s(service: Service) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in took_s.items()}
 
 
-def report(before: dict[str, float], during: dict[str, float]) -> None:
-    """For whoever runs this with ``-s`` or ``--log-cli-level=INFO``."""
-    for name, usual_s in before.items():
-        log.info("%s: %.1f ms, hanging %.1f ms", name, usual_s * 1000, during[name] * 1000)
+def assert_as_quick(service: Service, before: dict[str, float]) -> None:
+    """While the disk hangs no call takes much longer than otherwise.
+
+    Measured again if it seems so: the machine may be busy just then. The disk hangs on.
+    """
+    during: dict[str, float] = {}
+    for _ in range(MEASUREMENTS):
+        during = medians_s(service)
+        for name, usual_s in before.items():
+            log.info("%s: %.1f ms, hanging %.1f ms", name, usual_s * 1000, during[name] * 1000)
+        if all(during[name] - usual_s < MORE_S for name, usual_s in before.items()):
+            return
+    pytest.fail(f"before {before}, hanging {during}")
 
 
 def wait_degraded(service: Service, limit_s: float) -> None:
@@ -132,7 +143,7 @@ def test_while_it_hangs_in_mid_copy_everything_else_goes_on(qbt: Qbt, tmp_path: 
         with frozen(hdd) as thaw:
             wait_hung(service, job_id)
             wait_degraded(service, PROBE_INTERVAL_S + SILENT_S + BUSY_S)
-            report(before, medians_s(service))
+            assert_as_quick(service, before)
             # Whoever needs the disk says so, and keeps no worker busy.
             waiting = service.notify(later.id).json()["queue_id"]
             assert NO_ANSWER in service.wait_for_job(waiting, "waiting")["error"]
@@ -165,7 +176,7 @@ def test_a_disk_that_hangs_before_anybody_needs_it_is_found_by_the_first_that_do
         with frozen(hdd) as thaw:
             first = service.notify(torrents[0].id).json()["queue_id"]
             wait_hung(service, first)
-            report(before, medians_s(service))
+            assert_as_quick(service, before)
             wait_degraded(service, PROBE_INTERVAL_S + SILENT_S + BUSY_S)
             job_ids = [service.notify(t.id).json()["queue_id"] for t in torrents[1:]]
             for job_id in job_ids:
