@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ import pytest
 from qbm_trio.adapters.qbittorrent import Qbittorrent
 from qbm_trio.core.client import QbittorrentClient
 from qbm_trio.core.model import TorrentId
+from qbm_trio.core.readiness import MISSING_FILES
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.qbt import Chroot, Installed, Qbt, running
 
@@ -109,6 +111,26 @@ class Subject:
                 "it is not checked any more",
             )
         return id
+
+    def lose(self, places: Mapping[TorrentId, Path]) -> dict[TorrentId, Path]:
+        """Have it start again when these torrents' files are elsewhere; give where."""
+        elsewhere = {id: path.with_name(f"{path.name} elsewhere") for id, path in places.items()}
+        if self.qbt is not None:
+            self.qbt.stop(signal.SIGKILL)  # what was added is saved
+        for id, path in places.items():
+            path.rename(elsewhere[id])
+        if self.fake is not None:
+            for id in places:
+                self.fake.change(id, state=MISSING_FILES, progress=0.0)
+            self.fake.restart()
+            return elsewhere
+        qbt = self.qbt
+        assert qbt is not None
+        qbt.start()
+        qbt.wait_for(
+            lambda: all(qbt.info(id)["state"] == MISSING_FILES for id in places), "it misses them"
+        )
+        return elsewhere
 
     def rename(self, id: TorrentId, index: int, old: str, new: str) -> None:
         """Rename a file within the torrent."""

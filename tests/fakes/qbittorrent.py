@@ -18,6 +18,7 @@ from qbm_trio.core.errors import (
 )
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
 from qbm_trio.core.overview import QbittorrentContact
+from qbm_trio.core.readiness import MISSING_FILES
 from qbm_trio.core.snapshot import Changes
 from tests.fakes.qbittorrent_disk import listing
 from tests.fakes.qbittorrent_torrents import FakeTorrents
@@ -139,9 +140,7 @@ class FakeQbittorrent(FakeTorrents):
 
     async def stop(self, id: TorrentId) -> None:
         await self._call("stop", id)
-        if torrent := self._now(id):
-            self._become(id, state=self._stopped(torrent.progress == 1))
-            self.change(id, force_start=False)
+        self._stop(id)
 
     async def start(self, id: TorrentId) -> None:
         await self._call("start", id)
@@ -186,7 +185,9 @@ class FakeQbittorrent(FakeTorrents):
                 self.change(id, save_path=path)
             return
         self._become(id, save_path=path)
-        if kept:
+        if torrent.state == MISSING_FILES:
+            self._find_missing(id)
+        elif kept:
             self._due.add(id)
             if torrent.state == self._stopped(torrent.progress == 1):
                 left = torrent.size_bytes

@@ -10,6 +10,7 @@ import libtorrent as lt
 
 from qbm_trio.core.errors import QbittorrentError, TorrentUnknown
 from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
+from qbm_trio.core.readiness import MISSING_FILES
 from tests.fakes.qbittorrent_disk import (
     MARK,
     content_path,
@@ -38,6 +39,7 @@ class FakeTorrents:
         self._unseen: dict[TorrentId, int] = {}  #: for how many more descriptions
         self._due: set[TorrentId] = set()  #: stopped, with a recheck to come
         self._marked: set[tuple[TorrentId, int]] = set()  #: files whose names end in ".!qB"
+        self._quiet: set[TorrentId] = set()  #: stopped, which missing files hide
         self._torrents: dict[TorrentId, Torrent] = {}
         self._files: dict[TorrentId, tuple[TorrentFile, ...]] = {}
         self._metainfo: dict[TorrentId, bytes] = {}
@@ -119,6 +121,7 @@ class FakeTorrents:
         self._truth.pop(id, None)
         self._unseen.pop(id, None)
         self._due.discard(id)
+        self._quiet.discard(id)
 
     def tags(self, id: TorrentId) -> frozenset[str]:
         """The tags a torrent has now, without a call."""
@@ -149,11 +152,34 @@ class FakeTorrents:
     def _stopped(self, up: bool) -> str:
         return ("paused" if self.old else "stopped") + ("UP" if up else "DL")
 
+    def _stop(self, id: TorrentId) -> None:
+        torrent = self._now(id)
+        if torrent is None:
+            return
+        self.change(id, force_start=False)
+        if torrent.state == MISSING_FILES:  # it goes on saying so
+            self._quiet.add(id)
+        else:
+            self._become(id, state=self._stopped(torrent.progress == 1))
+
+    def _find_missing(self, id: TorrentId) -> None:
+        """Look for missing files where it believes them to be now; it does not check them."""
+        wanted = [n for n, file in enumerate(self._files[id]) if file.wanted]
+        paths = self._paths(id, self._folder(id))
+        if all(paths[n].exists() for n in wanted):
+            state = self._stopped(True) if id in self._quiet else "stalledUP"
+            self._become(id, state=state, progress=1.0, amount_left_bytes=0)
+            self._quiet.discard(id)
+
     def _start(self, id: TorrentId, *, forced: bool) -> None:
         torrent = self._now(id)
         if torrent is None:
             return
         self.change(id, force_start=forced)
+        if torrent.state == MISSING_FILES:
+            self._quiet.discard(id)
+            self._find_missing(id)
+            return
         self._become(id, state="stalledUP" if torrent.progress == 1 else "stalledDL")
         if id in self._due:
             self._check(id)
@@ -223,7 +249,8 @@ class FakeTorrents:
             self.change_file(id, n, progress=good[n] / file.size_bytes if file.size_bytes else 1.0)
         size = sum(self._files[id][n].size_bytes for n in wanted)
         left = size - sum(good[n] for n in wanted)
-        stopped = torrent.state.startswith(("stopped", "paused"))
+        stopped = id in self._quiet or torrent.state.startswith(("stopped", "paused"))
+        self._quiet.discard(id)
         state = self._stopped(not left) if stopped else "stalledDL" if left else "stalledUP"
         if torrent.force_start and not stopped:
             state = "forcedDL" if left else "forcedUP"

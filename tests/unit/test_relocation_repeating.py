@@ -134,14 +134,15 @@ async def test_on_a_bad_copy_it_is_started_where_its_data_is(
 async def test_one_that_cannot_be_repeated_is_not_downloaded_anew_to_the_ssd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On 4.5 it is no longer called missing then, but stopped and empty."""
+    """After a check it is no longer called missing, but stopped and empty."""
 
-    async def ignored(id: TorrentId, path: str) -> None:
+    async def checked_instead(id: TorrentId, path: str) -> None:
         await it.fake._call("set_location", id, path)
+        it.fake._check(id)
 
     async with shelf(tmp_path, monkeypatch, RECONCILE_INTERVAL_S=QUICK) as it:
         id_ = await relocated(it)
-        monkeypatch.setattr(it.fake, "set_location", ignored)
+        monkeypatch.setattr(it.fake, "set_location", checked_instead)
         old = await forgotten(it, id_)
         await newer(it, old, Step.UNDONE)
         assert it.state(id_) == ("stoppedDL", "ssd")
