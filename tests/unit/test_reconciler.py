@@ -68,7 +68,7 @@ class Rig:
         """Let so much time pass, and the look that is due then be over."""
         looked = self.reconciler.looked
         self.clock.jump(after_s)
-        await looked.wait()
+        await seen(looked)
         await wait_all_tasks_blocked()
 
     async def looks(self, number: int) -> None:
@@ -92,7 +92,7 @@ class Rig:
         self.fake.restart()
         looked = self.reconciler.looked
         await self.fake.version()
-        await looked.wait()
+        await seen(looked)
 
     async def all_jobs(self) -> list[Job]:
         return await self.jobs.newest(state=None, limit=1000, after=None)
@@ -126,6 +126,14 @@ class Rig:
         row = await self.journal.do(partial(journal_relocations.last_of, torrent_id=id))
         assert row is not None
         return row
+
+
+async def seen(looked: trio.Event) -> None:
+    """Wait for a look: by the clock on the wall, for the other one stands still."""
+    until_s = time.monotonic() + 20
+    while not looked.is_set():
+        assert time.monotonic() < until_s, "no look"
+        await wait_all_tasks_blocked(0.002)
 
 
 @asynccontextmanager
@@ -178,7 +186,7 @@ async def reconciling(
             looked = reconciler.looked
             nursery.start_soon(reconciler.run)
             await fake.version()
-            await looked.wait()
+            await seen(looked)
             await wait_all_tasks_blocked()
             del fake.calls[:]
             yield rig
@@ -234,7 +242,7 @@ async def test_it_looks_at_once_when_qbittorrent_is_back_and_never_while_it_is_a
         it.fake.down = None
         looked = it.reconciler.looked
         await it.fake.version()
-        await looked.wait()
+        await seen(looked)
         assert it.fake.calls[-1] == ("changes", 1)
 
 
@@ -315,7 +323,7 @@ async def test_after_such_a_list_it_looks_at_once_when_qbittorrent_was_really_aw
             it.fake.down = None
             looked = it.reconciler.looked
             await it.fake.version()
-            await looked.wait()
+            await seen(looked)
         assert await it.hashes() == [id]
 
 
@@ -447,6 +455,35 @@ async def test_a_removed_torrents_job_is_cancelled_and_says_why(
         assert jobs[id].error_code == REMOVED
         assert "was removed from qBittorrent" in str(jobs[id].error)
         assert jobs[kept].state is JobState.QUEUED
+
+
+async def test_the_job_of_one_that_came_and_went_between_two_looks_ends(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Quick")
+        job = (await it.jobs.accept(Notification(hash=id))).job
+        await it.jobs.begin(job.id, lambda: None)
+        await it.jobs.resolve(job.id, await it.fake.torrent(id))
+        it.fake.remove(id)
+        await it.look()
+        (job,) = await it.all_jobs()
+        assert (job.state, job.error_code) == (JobState.CANCELLED, REMOVED)
+
+
+async def test_a_job_that_the_journal_did_not_let_end_ends_at_the_next_look(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Removed")
+        await it.look()
+        it.fake.remove(id)
+        with monkeypatch.context() as patch:
+            patch.setattr(it.jobs, "end_for", _refusing)
+            await it.look()
+        assert [job.state for job in await it.all_jobs()] == [JobState.QUEUED]
+        await it.look()
+        assert [job.state for job in await it.all_jobs()] == [JobState.CANCELLED]
 
 
 async def test_a_killed_qbittorrent_that_forgets_one_has_ten_minutes(

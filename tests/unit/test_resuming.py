@@ -471,6 +471,20 @@ def test_a_byte_that_went_bad_at_the_seam_is_noticed(
     copy.assert_exact(copy.go_on())
 
 
+def test_the_piece_at_the_seam_is_read_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = half_way(tmp_path, monkeypatch, Version.V1)
+    dropped: list[int] = []
+
+    def note(_: int, offset_bytes: int = 0, size_bytes: int = 0) -> None:
+        dropped.append(offset_bytes + size_bytes)
+
+    monkeypatch.setattr(disk_calls, "drop_cached", note)
+    assert copy.why_not() is None
+    assert copy.recorded - copy.last_begin() in dropped
+
+
 def test_a_seam_at_the_end_of_many_small_files_is_read_again_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
