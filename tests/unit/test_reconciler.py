@@ -231,14 +231,16 @@ async def test_it_looks_for_a_twentieth_of_the_time_at_most(
         await it.look(1)
 
 
+@pytest.mark.parametrize("away_s", [1.0, 10 * INTERVAL_S])
 async def test_it_looks_at_once_when_qbittorrent_is_back_and_never_while_it_is_away(
-    tmp_path: Path, mock_clock: MockClock
+    tmp_path: Path, mock_clock: MockClock, away_s: float
 ) -> None:
     async with reconciling(tmp_path, mock_clock) as it:
         it.fake.down = away()
         with pytest.raises(type(it.fake.down)):
             await it.fake.version()
-        await it.no_look(10 * INTERVAL_S)
+        await wait_all_tasks_blocked()
+        await it.no_look(away_s)
         it.fake.down = None
         looked = it.reconciler.looked
         await it.fake.version()
