@@ -311,6 +311,7 @@ class Service:
             await self.tiering.clean()
             nursery.start_soon(self.waits.wake_for_space, lambda: self.workers.job_ended)
             nursery.start_soon(self.workers.sweep)
+            nursery.start_soon(self.workers.sweep_again, lambda: self.tiers.usable)
             try:
                 await self.workers.run()
             finally:

@@ -84,8 +84,8 @@ class Staging:
         finally:
             ended = True
 
-    async def drop(self, job_id: JobId) -> None:
-        """Remove what a job has staged. A disk that refuses is no failure.
+    async def drop(self, job_id: JobId) -> bool:
+        """Remove what a job has staged; whether nothing is left. A disk that refuses is no failure.
 
         Of a disk that is away nothing is forgotten: what is staged there may be of use.
         """
@@ -99,8 +99,10 @@ class Staging:
                 limiter=self._tiers.hdd.limiter,
             )
         except JobError as error:
-            # The job's next try empties it; when the job has ended, the next start removes it.
+            # The job's next try empties it; of one that has ended it is dropped later.
             log.warning("staging of job %s is left for now: %s", job_id, error)
+            return False
+        return True
 
     async def clean(self, keep_job_ids: Collection[JobId]) -> None:
         """At start: remove staging that belongs to no live job."""

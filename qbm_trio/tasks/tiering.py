@@ -190,10 +190,10 @@ class Tiering:
             + "verify and tag it"
         )
 
-    async def discard(self, job_id: JobId) -> None:
-        """Drop a job's partial data. What is published stays."""
+    async def discard(self, job_id: JobId) -> bool:
+        """Drop a job's partial data; whether none is left. What is published stays."""
         self._planner.forget(job_id)
-        await self._staging.drop(job_id)
+        return await self._staging.drop(job_id)
 
     async def clean(self) -> None:
         """At start: remove staging that belongs to no live job."""

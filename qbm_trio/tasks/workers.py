@@ -82,12 +82,22 @@ class Workers:
         waits: Waits,
         client: QbittorrentClient,
         work: Callable[[Running], Awaitable[Outcome | None]],
-        discard: Callable[[JobId], Awaitable[None]],
+        discard: Callable[[JobId], Awaitable[bool]],
         *,
         concurrency: int,
         attempts_allowed: int,
     ) -> None:
-        """``work`` does one job (None: it was merged); ``discard`` drops its partial data."""
+        """Take what does the work.
+
+        Args:
+            jobs: the queue, and where it is recorded how they end.
+            waits: of the jobs that wait.
+            client: qBittorrent.
+            work: does one job; None: it was merged.
+            discard: drops its partial data; whether none is left.
+            concurrency: how many jobs may run at once.
+            attempts_allowed: ``COPY_RETRY_ATTEMPTS``.
+        """
         self._jobs = jobs
         self._waits = waits
         self._client = client
@@ -100,6 +110,7 @@ class Workers:
         self._attempts: dict[JobId, trio.Event] = {}
         self._said: dict[JobId, str] = {}  #: why each waiting job waits, as last logged
         self._failures: dict[JobId, int] = {}  #: of the disk under each job
+        self._littered: set[JobId] = set()  #: ended, with data that the disk did not drop
         self.running: dict[JobId, Running] = {}
         self.job_ended = trio.Event()  #: set, and replaced, whenever a job has ended
 
@@ -156,10 +167,23 @@ class Workers:
         Runs until cancelled; what it does not come to is removed at the next start.
         """
         async for job_id in self._jobs.left_behind:
-            async with self._turn(job_id):
-                if self._jobs.of(job_id) is None:  # not retried meanwhile
-                    self._forget(job_id)
-                    await self._drop_partial_data(job_id)
+            await self._clear_up(job_id)
+
+    async def sweep_again(self, usable: Callable[[], trio.Event]) -> None:
+        """Drop what could not be dropped, whenever a disk is back. Runs until cancelled."""
+        while True:
+            await usable().wait()
+            for job_id in tuple(self._littered):
+                self._littered.discard(job_id)
+                await self._clear_up(job_id)
+
+    async def _clear_up(self, job_id: JobId) -> None:
+        if self._jobs.of(job_id) is not None:
+            return  # retried: that may run for hours, and clears up itself
+        async with self._turn(job_id):
+            if self._jobs.of(job_id) is None:
+                self._forget(job_id)
+                await self._drop_partial_data(job_id)
 
     def _forget(self, job_id: JobId) -> None:
         self._said.pop(job_id, None)
@@ -179,7 +203,7 @@ class Workers:
                 await before.wait()
             yield
         finally:
-            if self._attempts[job_id] is ended:
+            if self._attempts.get(job_id) is ended:
                 del self._attempts[job_id]
             ended.set()
 
@@ -285,7 +309,8 @@ class Workers:
 
     async def _drop_partial_data(self, job_id: JobId) -> None:
         try:
-            await self._discard(job_id)
+            if not await self._discard(job_id):
+                self._littered.add(job_id)
         except Exception:
             # A bug, since `discard` keeps a disk's troubles to itself; the job has ended.
             log.exception("a bug: job %s: partial data stays until the next start", job_id)

@@ -154,6 +154,26 @@ async def test_a_disk_that_goes_away_during_a_copy_gets_the_copy_when_it_is_back
         assert service.staging() == []
 
 
+async def test_what_a_cancelled_job_has_on_a_disk_that_is_away_goes_when_it_is_back(
+    qbt: Qbt, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with on_hdd_of_its_own(tmp_path, qbt, COPY_RATE_LIMIT_MB_S="4") as service:
+        torrent = put(qbt, service.ssd, "Given up", 6_000_000)
+        job_id = await service.notify(torrent.id)
+        running_jobs = service.service.workers.running
+        await condition(
+            lambda: job_id in running_jobs and running_jobs[job_id].progress.bytes_done > 0
+        )
+        unmount(service.hdd)
+        await service.waits(job_id)
+        await service.service.jobs.cancel(job_id)
+        await condition(lambda: f"staging of job {job_id} is left for now" in caplog.text)
+        assert list((tmp_path / "disk/.qbm-staging").glob("*/*"))
+        run("mount", "--bind", str(tmp_path / "disk"), str(service.hdd))
+        await condition(lambda: not (service.hdd / ".qbm-staging").exists())
+        assert service.contents() == {}
+
+
 @pytest.mark.parametrize("tier", ["ssd", "hdd"])
 async def test_another_disk_at_the_same_place_is_not_written_to(
     qbt: Qbt, tmp_path: Path, tier: str

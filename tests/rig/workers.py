@@ -32,7 +32,7 @@ class World:
         self.begun: list[tuple[JobId, float]] = []
         self.discarded: list[JobId] = []
         self.work: Work = self.quick
-        self.discard: Callable[[JobId], Awaitable[None]] = self.drop
+        self.discard: Callable[[JobId], Awaitable[bool]] = self.drop
         self.workers = Workers(
             self.jobs,
             self.waits,
@@ -56,8 +56,9 @@ class World:
         await trio.sleep_forever()
         raise AssertionError
 
-    async def drop(self, job_id: JobId) -> None:
+    async def drop(self, job_id: JobId) -> bool:
         self.discarded.append(job_id)
+        return True
 
     async def accept(self, n: int, *, priority: int = 0) -> JobId:
         return (await self.jobs.accept(Notification(hash=f"{n:040x}", priority=priority))).job.id

@@ -210,7 +210,7 @@ async def test_trouble_inside_a_nursery_of_the_work_counts_as_the_trouble_it_is(
 async def test_a_bug_while_partial_data_is_removed_is_shown_and_ends_no_service(
     autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def stumble(job_id: JobId) -> None:
+    async def stumble(job_id: JobId) -> bool:
         raise KeyError("no such file")
 
     async with a_world(tmp_path) as world:

@@ -143,6 +143,70 @@ async def test_a_job_that_ends_while_it_waits_leaves_no_partial_data(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+async def test_what_a_disk_did_not_drop_is_dropped_when_a_disk_is_back(
+    autojump_clock: MockClock, tmp_path: Path, end: str
+) -> None:
+    there, usable = False, trio.Event()
+
+    async def discard(job_id: JobId) -> bool:
+        await world.drop(job_id)
+        return there
+
+    async def back() -> None:
+        nonlocal usable
+        usable.set()
+        usable = trio.Event()
+        await wait_all_tasks_blocked()
+
+    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
+        nursery.start_soon(world.workers.sweep)
+        nursery.start_soon(world.workers.sweep_again, lambda: usable)
+        world.discard = discard
+        waits = MustWait("x", reason=WaitReason.TIER, delay_s=1e6)
+        world.work = failing(waits if end == "cancelled" else DestinationConflict("x"))
+        job_id = await world.accept(1)
+        if end == "cancelled":
+            await world.until(job_id, JobState.WAITING)
+            await world.jobs.cancel(job_id)
+        else:
+            await world.until(job_id, JobState.FAILED)
+        await wait_all_tasks_blocked()
+        await back()  # it was the other one
+        assert world.discarded == [job_id] * 2
+        there = True
+        await back()
+        await back()
+        assert world.discarded == [job_id] * 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_disk_did_not_drop_stays_for_a_job_that_is_retried_meanwhile(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    usable = trio.Event()
+
+    async def refuse(job_id: JobId) -> bool:
+        await world.drop(job_id)
+        return False
+
+    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
+        nursery.start_soon(world.workers.sweep_again, lambda: usable)
+        world.discard = refuse
+        world.work = failing(DestinationConflict("x"))
+        job_id = await world.accept(1)
+        await world.until(job_id, JobState.FAILED)
+        await wait_all_tasks_blocked()
+        world.work = world.endless
+        await world.jobs.retry(job_id, on_conflict=OnConflict.FAIL)
+        await wait_all_tasks_blocked()
+        usable.set()
+        usable = trio.Event()
+        await wait_all_tasks_blocked()
+        assert world.discarded == [job_id]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_retry_begins_only_after_the_cancelled_attempt_has_cleared_up(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -159,9 +223,10 @@ async def test_a_retry_begins_only_after_the_cancelled_attempt_has_cleared_up(
                 await trio.sleep(0.4)  # a chunk of the copy
         raise AssertionError
 
-    async def discard(job_id: JobId) -> None:
+    async def discard(job_id: JobId) -> bool:
         await trio.sleep(3)
         events.append(("cleared up", trio.current_time()))
+        return True
 
     async with a_world(tmp_path, concurrency=3) as world:
         world.work, world.discard = slow_to_stop, discard
