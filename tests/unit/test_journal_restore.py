@@ -20,6 +20,7 @@ from qbm_trio.adapters import (
     journal_facts,
     journal_jobs,
     journal_relocations,
+    journal_restore,
     recovery_point,
 )
 from qbm_trio.adapters.journal import FILE_NAME, Journal
@@ -296,6 +297,17 @@ def test_a_job_that_has_ended_since_the_recovery_point_is_done_again(state: Path
     flip(database(state), 0)
     with opened(state) as journal:
         assert hashes(2) <= set(alive(journal))
+
+
+def test_what_ran_when_it_was_damaged_goes_first_though_no_recovery_point_has_it(
+    state: Path,
+) -> None:
+    with closing(sqlite3.connect(database(state), isolation_level=None)) as connection:
+        journal_jobs.begin(connection, job_id(SAVED + 3), now=8.0)
+    DAMAGES["bits flipped in the header"](state)
+    with opened(state) as journal:
+        first = {job.hash for job in journal_jobs.recover(journal._connection, now=NOW)[:2]}
+        assert first == hashes(0, SAVED + 3)
 
 
 def test_the_higher_priority_of_a_job_that_both_have_is_kept(state: Path) -> None:
@@ -607,6 +619,48 @@ def test_a_kill_at_any_step_of_a_restore_loses_nothing(
 
 
 # -- what is no damage
+
+
+def test_the_new_journal_and_its_name_are_on_the_disk_before_a_file_is_renamed(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill cannot show: a power cut takes what was not synced."""
+    DAMAGES["garbage"](state)
+    steps: list[str] = []
+    real_fill = journal_restore._fill
+    real_replace, real_rename = Path.replace, Path.rename
+
+    def fill(connection: sqlite3.Connection, point: journal_restore.Point) -> str:
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
+        steps.append(f"built, synchronous={level}")
+        return real_fill(connection, point)
+
+    def sync(folder: Path) -> None:
+        recovery_point.sync_folder(folder)
+        steps.append("synced")
+
+    def replace(self: Path, target: Path) -> Path:
+        steps.append(f"replaced {target.name}")
+        return real_replace(self, target)
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.exists():
+            steps.append(f"renamed {self.name}")
+        return real_rename(self, target)
+
+    monkeypatch.setattr(journal_restore, "_fill", fill)
+    monkeypatch.setattr(journal_restore, "sync_folder", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "rename", rename)
+    with opened(state):
+        assert steps == [
+            "built, synchronous=2",  # which is FULL
+            f"replaced {BUILT}",
+            "synced",
+            f"renamed {FILE_NAME}",
+            f"renamed {BUILT}",
+            "synced",
+        ]
 
 
 def test_a_newer_journal_is_refused_and_left_as_it_is_beside_recovery_points(state: Path) -> None:

@@ -80,7 +80,7 @@ async def alive(journal: Journal) -> list[Job]:
 
 
 async def test_everything_is_taken_in_its_order_and_renamed(tmp_path: Path) -> None:
-    queue(tmp_path, 1, 2, 3)
+    queue(tmp_path, 1, 2, 3, at=lambda n: 9e9 if n == 3 else 1.6e9 + n)
     state_file(
         tmp_path,
         queue_items=[
@@ -101,8 +101,10 @@ async def test_everything_is_taken_in_its_order_and_renamed(tmp_path: Path) -> N
     ]
     assert jobs[1].name == "three"
     assert jobs[3].accepted_at == 1.6e9 + 1
+    assert jobs[1].accepted_at <= time.time(), "its file says when a clock was wrong"
     assert names(tmp_path) == [
-        *(f"queue/{hash_of(n)}_{1600000000 + n}.queue.migrated" for n in (1, 2, 3)),
+        *(f"queue/{hash_of(n)}_{1600000000 + n}.queue.migrated" for n in (1, 2)),
+        f"queue/{hash_of(3)}_9000000000.queue.migrated",
         "state/orchestrator_state.json.migrated",
     ]
     # A recovery point has them, too: their files are gone for good now.
