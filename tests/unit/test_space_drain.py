@@ -157,3 +157,17 @@ async def test_what_cannot_be_undone_while_it_stops_is_left_to_the_next_start(
         assert (await it.all_ended())["T"].step is Step.UNDONE
         assert it.state(id_) == ("stalledUP", "ssd")
         assert RELOCATING_TAG not in it.fake.tags(id_)
+
+
+async def test_a_service_that_drains_looks_for_nothing_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch, RECONCILE_INTERVAL_S="0.05") as it:
+        reconciler = it.inside.service.reconciler
+        await reconciler.looked.wait()
+        await it.drain()
+        it.calls()
+        looked = reconciler.looked
+        with trio.move_on_after(0.2):  # four times as long as it looked until now
+            await looked.wait()
+        assert "changes" not in it.calls()
