@@ -517,6 +517,28 @@ async def test_a_list_that_lost_a_tenth_removes_nothing(
         assert {job.state for job in await it.all_jobs()} == {JobState.QUEUED}
 
 
+async def test_a_job_that_ends_since_another_qbittorrent_was_there_is_found_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """At a start nobody knows how many torrents there were: any list is long enough."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Mine", completed_at=FIRST_RUN_AT - 1)
+        job = (await it.jobs.accept(Notification(hash=id))).job
+        await it.jobs.begin(job.id, lambda: None)
+        await it.jobs.resolve(job.id, await it.fake.torrent(id))
+        await it.jobs.interrupt(job.id)
+        kept = it.fake._torrents[id], it.fake._files[id], it.fake._metainfo[id]
+        it.fake.remove(id)
+        it.add("Another's", completed_at=FIRST_RUN_AT - 1)
+        await it.restart()
+        await it.looks(int(REMOVED_AFTER_S / INTERVAL_S) + 1)
+        assert [job.state for job in await it.all_jobs()] == [JobState.CANCELLED]
+        it.fake._torrents[id], it.fake._files[id], it.fake._metainfo[id] = kept
+        await it.restart()
+        states = [(job.hash, job.state) for job in await it.all_jobs()]
+        assert states == [(id, JobState.QUEUED), (id, JobState.CANCELLED)]
+
+
 async def test_one_that_was_removed_and_is_back_is_found_again(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
