@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -279,6 +279,32 @@ async def test_a_kill_at_any_step_takes_nothing_twice_and_loses_nothing(
         if not killed:
             break
     assert kill > 5
+
+
+async def test_the_new_names_are_on_the_disk_before_it_is_forgotten_that_they_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut between the two would have the next start take them once more."""
+    queue(tmp_path, 1, 2)
+    state_file(tmp_path, running_processes=[hash_of(2)])
+    steps: list[str] = []
+    real_note, real_sync = legacy._note, recovery_point.sync_folder
+
+    def note(connection: sqlite3.Connection, *, keys: Collection[str]) -> None:
+        real_note(connection, keys=keys)
+        steps.append(f"{len(keys)} are noted")
+
+    def sync(folder: Path) -> None:
+        real_sync(folder)
+        assert not list(folder.glob("*.queue")) + list(folder.glob("*.json"))
+        steps.append(f"{folder.name} is synced")
+
+    monkeypatch.setattr(legacy, "_note", note)
+    monkeypatch.setattr("qbm_trio.adapters.legacy_files.sync_folder", sync)
+    async with taken(tmp_path):
+        pass
+    assert (steps[0], steps[-1]) == ("3 are noted", "0 are noted")
+    assert sorted(steps[1:-1]) == ["queue is synced", "state is synced"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")

@@ -629,6 +629,21 @@ async def test_one_that_its_user_had_stopped_stays_stopped(
         assert (row.was_running, row.force_start) == (False, False)
 
 
+async def test_one_that_a_relocation_had_stopped_is_not_taken_for_stopped_by_its_user(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Killed before it had saved the end, qBittorrent has it stopped, with the tag."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        id = it.add("Half", completed_at=1.0)
+        await it.relocated(id)
+        it.fake.change(
+            id, state="stoppedUP", content_path="/hdd/tv/x", tags=frozenset({RELOCATING_TAG})
+        )
+        await it.looks(2)
+        ((row, at),) = it.begun
+        assert (at, row.was_running) == (Step.REPEATING, True)
+
+
 @pytest.mark.parametrize("steps", range(7))
 async def test_nothing_is_done_about_one_with_an_open_relocation(
     tmp_path: Path, mock_clock: MockClock, steps: int
