@@ -52,8 +52,8 @@ SHARE: Final = 20
 """A twentieth of the time at most: on 4.5 qBittorrent does nothing else meanwhile."""
 BELIEVED_AFTER_S: Final = 10.0
 """So long must be found again what contradicts the journal; less with a short interval."""
-AWAY_S: Final = 60.0
-"""Missed for less, qBittorrent may only have been too busy with the list that it was asked for."""
+LATE_LISTS: Final = 2
+"""So many in a row did not come in time when they are too long; before, it may have hung."""
 WHOLE_EVERY_S: Final = 600.0
 """So often all torrents are compared, and not only those that changed."""
 
@@ -112,6 +112,7 @@ class Reconciler:
         self._found: dict[TorrentId, tuple[Finding, float]] = {}  #: not acted on yet; since when
         self._removed: list[Torrent] = []
         self._ran: dict[TorrentId, bool] = {}  #: whether each seeded when it last was complete
+        self._late_lists = 0  #: in a row: not given in time, while other calls were answered
         self._not_before_s = -inf
         self._next_s = -inf
         self._whole_at_s = -inf
@@ -135,15 +136,13 @@ class Reconciler:
                 await self._pause()
 
     async def _pause(self) -> None:
-        """Until the next look is due: at once when qBittorrent is back that was really away."""
+        """Until the next look is due: early when qBittorrent is back, at once when restarted."""
         due_s, sessions = max(self._next_s, self._not_before_s), self._client.sessions
         while trio.current_time() < due_s:
             with trio.CancelScope(deadline=due_s):
                 await self._client.wait_unreachable()
-                missed_s = trio.current_time()
                 await self._client.wait_reachable()
-                away_s = trio.current_time() - missed_s
-                if away_s >= AWAY_S or self._client.sessions != sessions:
+                if self._client.sessions != sessions:
                     return
                 due_s = self._not_before_s
 
@@ -171,13 +170,16 @@ class Reconciler:
         except QbittorrentError as error:
             self._say(f"qBittorrent does not list its torrents: {error}")
             pause_s = SHARE * (trio.current_time() - began_s)
-            # A list that is not waited for any more is made all the same. Whoever was not
-            # reached must not go unnoticed for longer than an interval when he is back.
-            if not isinstance(error, QbittorrentTooLate):
+            # A list that is not waited for any more is made all the same. But the return of
+            # one that was away must not go unnoticed for longer than an interval.
+            late = isinstance(error, QbittorrentTooLate)
+            self._late_lists = self._late_lists + 1 if late else 0
+            if self._late_lists < LATE_LISTS:
                 pause_s = min(pause_s, self._policy.interval_s)
             self._not_before_s = began_s + pause_s
             self._next_s = began_s + self._policy.interval_s
             return
+        self._late_lists = 0
         now_s = trio.current_time()
         self._not_before_s = began_s + SHARE * (now_s - began_s)
         self._next_s = began_s + self._policy.interval_s

@@ -27,8 +27,8 @@ from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.tasks.jobs import Jobs
 from qbm_trio.tasks.queue import JobQueue
 from qbm_trio.tasks.reconciler import (
-    AWAY_S,
     FOUND_PRIORITY,
+    LATE_LISTS,
     SHARE,
     WHOLE_EVERY_S,
     Reconciler,
@@ -279,8 +279,8 @@ async def test_a_call_that_always_fails_is_no_storm_and_its_return_is_seen_in_an
         assert await it.hashes() == [id]
 
 
-async def overburden(it: Rig) -> None:
-    """Have a look for which qBittorrent takes too long; other calls are answered."""
+async def overburden(it: Rig, looks: int) -> None:
+    """Have looks for which qBittorrent takes too long; other calls are answered."""
 
     async def late(name: str) -> None:
         if name == "changes":
@@ -288,44 +288,46 @@ async def overburden(it: Rig) -> None:
             it.fake.failures = [too_late()]
 
     it.fake.before = late
-    await it.look()
-    await it.fake.version()
-    await wait_all_tasks_blocked()
+    for _ in range(looks):
+        await it.look()
+        await it.fake.version()
+        await wait_all_tasks_blocked()
     del it.fake.calls[:]
+    it.fake.before = None
 
 
-async def test_a_list_that_does_not_come_in_time_is_asked_for_a_twentieth_of_the_time_too(
+async def test_lists_that_do_not_come_in_time_are_asked_for_a_twentieth_of_the_time_too(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
     async with reconciling(tmp_path, mock_clock) as it:
-        await overburden(it)
-        await it.no_look((SHARE - 1) * TOO_LATE_S - 1)
-        it.fake.before = None
+        await overburden(it, LATE_LISTS)
         id = it.add("Lost")
+        await it.no_look((SHARE - 1) * TOO_LATE_S - 1)
+        await it.look(1)
+        assert await it.hashes() == [id]
+        await overburden(it, LATE_LISTS - 1)
+        await it.look()  # that one had come in time, so it is the first again
+
+
+async def test_after_one_such_list_it_looks_at_the_next_interval(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """It may have hung for a moment."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        await overburden(it, LATE_LISTS - 1)
+        id = it.add("Lost")
+        await it.no_look(INTERVAL_S - TOO_LATE_S - 1)
         await it.look(1)
         assert await it.hashes() == [id]
 
 
-@pytest.mark.parametrize("how", ["away for a minute", "restarted"])
-async def test_after_such_a_list_it_looks_at_once_when_qbittorrent_was_really_away(
-    tmp_path: Path, mock_clock: MockClock, how: str
+async def test_after_such_lists_it_looks_at_once_when_qbittorrent_was_restarted(
+    tmp_path: Path, mock_clock: MockClock
 ) -> None:
     async with reconciling(tmp_path, mock_clock) as it:
-        await overburden(it)
-        it.fake.before = None
+        await overburden(it, LATE_LISTS)
         id = it.add("Lost")
-        if how == "restarted":
-            await it.restart()
-        else:
-            it.fake.down = away()
-            with pytest.raises(type(it.fake.down)):
-                await it.fake.version()
-            await wait_all_tasks_blocked()
-            await it.no_look(AWAY_S)
-            it.fake.down = None
-            looked = it.reconciler.looked
-            await it.fake.version()
-            await seen(looked)
+        await it.restart()
         assert await it.hashes() == [id]
 
 
