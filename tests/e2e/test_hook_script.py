@@ -1,10 +1,11 @@
-"""The hook script against a scripted server, in the shells that people have."""
+"""The hook scripts against a scripted server: one in the shells that people have, one in Python."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from tests.rig.qbt import free_port
 from tests.rig.service import KEY as SERVICE_KEY
 from tests.rig.service import serving as service_on
 
-SCRIPT = Path(__file__).parents[2] / "examples/qbittorrent-notification.sh"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPT = EXAMPLES / "qbittorrent-notification.sh"
+PYTHON = EXAMPLES / "qbm_notify.py"
 KEY = 'a "quoted" \\ back\'slash $HOME key: #1'
 ACCEPTED = Reply(
     status=202, body=b'{"success": true, "queue_id": "q-17", "hash": "x", "status": "queued"}'
@@ -52,15 +55,20 @@ class Run:
 
 
 class Hook:
-    """Runs the script in one shell, with nothing in the environment but what is given."""
+    """Runs a script in one shell, with nothing in the environment but what is given."""
 
-    def __init__(self, shell: Sequence[str], path: str, cwd: Path) -> None:
-        self.shell, self.path, self.cwd = shell, path, cwd
+    def __init__(self, shell: Sequence[str], path: str, cwd: Path, script: Path = SCRIPT) -> None:
+        self.shell, self.path, self.cwd, self.script = shell, path, cwd, script
 
     def start(self, env: Mapping[str, str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*self.shell, str(SCRIPT), *arguments],
-            env={"PATH": self.path, "QBM_RETRY_PERCENT": "1", **env},
+            [*self.shell, str(self.script), *arguments],
+            env={
+                "PATH": self.path,
+                "QBM_RETRY_PERCENT": "1",
+                "QBM_SPOOL_DIR": str(self.cwd / "spool"),
+                **env,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -75,8 +83,13 @@ class Hook:
         return self.end(self.start(env, arguments or torrent()))
 
 
-@pytest.fixture(params=["dash", "bash --posix", "busybox"])
+SHELLS = ["dash", "bash --posix", "busybox"]
+
+
+@pytest.fixture(params=[*SHELLS, "python"])
 def hook(request: pytest.FixtureRequest, tmp_path: Path) -> Hook:
+    if request.param == "python":
+        return Hook([sys.executable], os.environ["PATH"], tmp_path, PYTHON)
     if request.param != "busybox":
         return Hook(request.param.split(), os.environ["PATH"], tmp_path)
     # As on Alpine: every tool but curl is BusyBox's own.
@@ -182,7 +195,8 @@ def test_the_key_arrives_whole_and_is_in_no_argument(hook: Hook) -> None:
             go_on.set()
             done = hook.end(process)
 
-    assert any(b"--data-urlencode" in command for command in commands)
+    looked_for = b"qbm_notify.py" if hook.script == PYTHON else b"--data-urlencode"
+    assert any(looked_for in command for command in commands)
     assert not any(b'a "quoted"' in command for command in commands)
     assert server.seen[0].headers["x-api-key"] == KEY
     assert done.status == 0
@@ -297,6 +311,7 @@ def test_server_trouble_is_tried_again(hook: Hook, trouble: Reply) -> None:
         assert len(server.seen) == 3
 
 
+@pytest.mark.parametrize("hook", SHELLS, indirect=True)  # one can see them sleep
 def test_a_service_that_starts_late_gets_it(hook: Hook) -> None:
     port = free_port()
     process = hook.start(
