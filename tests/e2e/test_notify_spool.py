@@ -239,7 +239,8 @@ def test_a_wrong_set_up_loses_nothing(script: Script, server: WebServer) -> None
 def test_what_is_refused_is_set_aside_with_the_reason_and_holds_up_nothing(
     script: Script, server: WebServer
 ) -> None:
-    script.keep(1, 2, 3)
+    for n in (1, 2, 3):
+        script.keep(n)
     server.answer = lambda seen: (
         refused(422, "hash: must be a torrent hash.")
         if seen.form["hash"] == id_of(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import fcntl
 import json
 import os
 import re
@@ -12,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from examples import qbm_notify as notify
@@ -34,35 +36,26 @@ NAMES = (
 
 # -- settings: as the shell script reads them ---------------------------------
 
-PIECES = [
-    *NAMES,
-    "OTHER",
-    "export ",
-    "=",
-    '"',
-    "'",
-    "\\",
-    "$HOME",
-    "`id`",
-    " ",
-    "\t",
-    "\r",
-    "#",
-    "ö",
-]
-FILES = st.lists(
-    st.one_of(
-        st.lists(st.one_of(st.sampled_from(PIECES), st.text("aZ\x7f\xff", max_size=3)), max_size=6)
-        .map("".join)
-        .map(os.fsencode),
-        st.builds(
-            lambda name, value: name.encode() + b"=" + value,
-            st.sampled_from(NAMES),
-            st.binary(max_size=6).map(lambda value: value.replace(b"\0", b"").replace(b"\n", b"")),
-        ),
-    ),
-    max_size=8,
-).map(b"\n".join)
+
+def lines(often: str) -> st.SearchStrategy[bytes]:
+    """Lines of a settings file, most of them with this name."""
+    return st.one_of(
+        st.tuples(
+            st.sampled_from(["", "", "", "export ", "export", "exportX", "export  ", " ", "#"]),
+            st.sampled_from([often, often, often, *NAMES, "OTHER", "http_host", ""]),
+            st.sampled_from(["=", "=", "=", " = ", "==", ""]),
+            st.sampled_from(["", "", '"', "'", '""', " "]),
+            st.sampled_from(["", "x", "a b", "\\", "$HOME", "`id`", "\t", "ö", "\udcff"])
+            | st.text("ab\"'="),
+            st.sampled_from(["", "", '"', "'", "' ", "\r", "\r\r", '"\r']),
+        ).map("".join),
+        st.text("AZ=\"'\r \x7f\xff", max_size=6),
+    ).map(os.fsencode)
+
+
+FILES = (
+    st.sampled_from(NAMES).flatmap(lambda name: st.lists(lines(name), max_size=5)).map(b"\n".join)
+)
 
 
 def by_the_shell_script(file: Path) -> dict[str, str]:
@@ -84,6 +77,8 @@ def by_the_shell_script(file: Path) -> dict[str, str]:
 
 
 @given(FILES)
+@example(b"HTTP_API_KEY=first\nHTTP_API_KEY=last\nHTTP_HOST=first\nHTTP_HOST=last")
+@example(b"HTTP_API_KEY=first\nHTTP_API_KEY=\nHTTP_HOST=\nHTTP_HOST=last")
 @settings(max_examples=150)
 def test_a_settings_file_means_what_it_means_to_the_shell_script(
     tmp_path_factory: pytest.TempPathFactory, data: bytes
@@ -243,3 +238,53 @@ def test_it_is_python_3_8() -> None:
     ast.parse(source, feature_version=(3, 8))
     assert source.startswith("#!/usr/bin/env python3\n")
     assert os.access(EXAMPLES / "qbm_notify.py", os.X_OK)
+
+
+def test_an_entry_that_another_process_sends_before_it_is_locked_is_not_sent_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spool = notify.Spool(str(tmp_path / "spool"))
+    one, two, three = (
+        spool.record(notify.read_arguments([ID, name, "", "/", "1", "1", ""])) for name in "abc"
+    )
+    assert spool.take(one.name) is None  # we hold its lock ourselves
+    for entry in (one, two, three):
+        spool.close(entry)
+    lock = notify._lock
+
+    def lock_when_it_is_gone(fd: int) -> bool:
+        (tmp_path / "spool" / two.name).unlink()
+        return lock(fd)
+
+    def lock_when_it_is_another(fd: int) -> bool:
+        path = tmp_path / "spool" / three.name
+        path.rename(path.with_name("old"))
+        path.write_bytes(path.with_name("old").read_bytes())
+        return lock(fd)
+
+    monkeypatch.setattr(notify, "_lock", lock_when_it_is_gone)
+    assert spool.take(two.name) is None
+    monkeypatch.setattr(notify, "_lock", lock_when_it_is_another)
+    assert spool.take(three.name) is None
+    monkeypatch.undo()
+    taken = spool.take(one.name)
+    assert taken is not None
+    assert (taken.form, taken.name) == (one.form, one.name)
+    spool.close(taken)
+    assert spool.take("never.json") is None
+
+
+def test_a_file_system_without_locks_does_not_keep_it_from_sending(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_locks(fd: int, how: int) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    spool = notify.Spool(str(tmp_path))
+    entry = spool.record("hash=x")
+    spool.close(entry)
+    taken = spool.take(entry.name)
+    assert taken is not None
+    spool.remove(taken)
+    assert spool.names() == []
