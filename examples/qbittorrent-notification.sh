@@ -28,6 +28,19 @@ export LC_ALL
 nl='
 '
 
+# qBittorrent before 5.2 hands its open sockets on. While this script waits, they would keep
+# a restarted qBittorrent from listening on its own port. dash cannot close those above 9.
+for file in "/proc/$$/fd/"*; do
+    fd=${file##*/}
+    if ! [ -S "$file" ] || [ "$fd" -le 2 ]; then
+        continue
+    elif [ "$fd" -le 9 ] || (eval "exec $fd>&-") 2>/dev/null; then
+        eval "exec $fd>&-"
+    elif command -v bash >/dev/null; then
+        exec bash "$0" "$@"
+    fi
+done
+
 # finish STATUS TEXT: say how it ended, in exactly one line, and end.
 finish() {
     line=$(printf '%s qbm-trio hook: %s' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${2%"$nl"}" |

@@ -671,6 +671,18 @@ def shown(text: str) -> str:
     return re.sub("[\0-\x1f\x7f]", "?", text)
 
 
+def close_sockets() -> None:
+    """Close what qBittorrent before 5.2 hands on: its open sockets.
+
+    While this waits, they would keep a restarted qBittorrent from listening on its port.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):
+                if fd > 2 and stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    os.close(fd)
+
+
 def main(arguments: list[str]) -> int:
     """Run it; gives the exit status."""
     if arguments in (["--help"], ["-h"]):
@@ -694,4 +706,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    close_sockets()
     sys.exit(main(sys.argv[1:]))

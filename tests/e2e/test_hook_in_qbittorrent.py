@@ -6,15 +6,19 @@ All three ways of docs/connect.md, on both versions, with torrents of all kinds.
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.web_server import Reply, Seen
-from tests.rig.hooked import FILES, Hooked, hooked
-from tests.rig.qbt import Qbt, running
+from tests.rig.hooked import FILES, LIMIT_S, Hooked, hooked
+from tests.rig.qbt import Qbt, free_port, running
 from tests.rig.service import KEY
 from tests.rig.torrents import Version
 
@@ -56,6 +60,11 @@ def shared_site(
 @pytest.fixture
 def site(shared_site: Hooked) -> Hooked:
     shared_site.settle(shared_site.relay.url)
+    # The file with the key is made as the page says, too.
+    (made,) = re.findall(r"^\(umask 077; echo .*\)$", PAGES["docs/connect.md"], re.MULTILINE)
+    line = made.replace("<your key>", KEY).replace("/config/", f"{shared_site.config}/")
+    subprocess.run(["sh", "-c", line], check=True, timeout=LIMIT_S)
+    assert (shared_site.config / "qbm-key.txt").stat().st_mode & 0o077 == 0
     return shared_site
 
 
@@ -134,6 +143,65 @@ def test_the_line_of_curl_tries_again_as_asked(site: Hooked, line: str) -> None:
     site.tiered(id_, name)
     assert [seen.form for seen in site.relay.seen] == [{"hash": id_}] * 2
     assert [seen.headers["x-api-key"] for seen in site.relay.seen] == [KEY] * 2
+
+
+def test_run_by_hand_as_the_page_says_it_shows_that_all_is_well(site: Hooked) -> None:
+    put(site, SCRIPT)
+    name = f"Torrent {next(count)}"
+    id_ = site.download(name)
+    job = site.tiered(id_, name)
+
+    (printed,) = re.findall(r"docker exec -u abc \w+ (/config.*\\\n.*)", PAGES["docs/connect.md"])
+    command = re.sub("[0-9a-f]{40}", id_, printed).replace("/config/", f"{site.config}/")
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env={"PATH": os.environ["PATH"], "QBM_ENV_FILE": str(site.config / "qbm-trio.env")},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert f'accepted: torrent {id_} "Test"' in done.stderr
+    again = site.tiered(id_, name)
+    assert again["id"] in done.stderr
+    assert (again["id"] != job["id"], again["bytes_copied"]) == (True, 0)
+
+
+def sockets(pid: int) -> list[str]:
+    """The sockets that a process has open."""
+    found = []
+    with suppress(OSError):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            found.append(str(fd.readlink()))
+    return [name for name in found if name.startswith("socket:")]
+
+
+@pytest.mark.parametrize("line", [SCRIPT, PYTHON], ids=["script", "python"])
+def test_a_qbittorrent_that_is_restarted_while_a_hook_waits_can_listen(
+    site: Hooked, line: str
+) -> None:
+    """Before 5.2 it hands its sockets on, and the port would still be taken."""
+    leecher, log = site.leecher, site.leecher.folder / "profile/qBittorrent/data/logs"
+    site.settle(f"http://127.0.0.1:{free_port()}", retry_percent=100)
+    put(site, line)
+    site.download(f"Torrent {next(count)}")
+    try:
+        leecher.wait_for(site.hook_processes, "the hook runs", LIMIT_S)
+        leecher.wait_for(lambda: not any(map(sockets, site.hook_processes())), "all are closed", 20)
+        before = (log / "qbittorrent.log").read_text()
+        leecher.stop()
+        leecher.start()
+
+        def said() -> str:
+            text = (log / "qbittorrent.log").read_text().removeprefix(before)
+            return text if f"TCP/{leecher.peer_port}" in text else ""
+
+        assert "Failed to listen" not in leecher.wait_for(said, "it says whether it listens")
+        assert site.hook_processes()
+    finally:
+        for pid in site.hook_processes():
+            os.kill(pid, signal.SIGKILL)
 
 
 # -- without the service, without "%K" ------------------------------------------

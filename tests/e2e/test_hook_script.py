@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +62,9 @@ class Hook:
     def __init__(self, shell: Sequence[str], path: str, cwd: Path, script: Path = SCRIPT) -> None:
         self.shell, self.path, self.cwd, self.script = shell, path, cwd, script
 
-    def start(self, env: Mapping[str, str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(
+        self, env: Mapping[str, str], arguments: Sequence[str], pass_fds: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [*self.shell, str(self.script), *arguments],
             env={
@@ -72,6 +76,7 @@ class Hook:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
             cwd=self.cwd,
         )
 
@@ -217,6 +222,59 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+@pytest.mark.parametrize("fd", [5, 12])
+def test_sockets_that_qbittorrent_hands_on_are_closed(hook: Hook, fd: int) -> None:
+    """Else a qBittorrent that is restarted while the script waits cannot listen."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        asked.set()
+        go_on.wait(20)
+        return ACCEPTED
+
+    with serving(answer) as server, socket.create_server(("127.0.0.1", 0)) as theirs:
+        handed_on = str(Path(f"/proc/self/fd/{theirs.fileno()}").readlink())
+        with passing(theirs, fd):
+            process = hook.start(
+                {"QBM_URL": server.url, "HTTP_API_KEY": KEY}, torrent(NASTY), pass_fds=(fd,)
+            )
+        try:
+            assert asked.wait(20)
+            held = [link for pid in family(process.pid) for link in open_files(pid)]
+        finally:
+            go_on.set()
+            done = hook.end(process)
+    assert len(held) >= 4
+    assert handed_on not in held
+    assert done.status == 0
+    assert server.seen[0].form["name"] == NASTY  # also when another shell takes over
+
+
+@contextmanager
+def passing(theirs: socket.socket, fd: int) -> Iterator[None]:
+    """Have a socket under this number too, as long as a process is started."""
+    saved = None
+    with suppress(OSError):
+        saved = os.dup(fd)
+    os.dup2(theirs.fileno(), fd)
+    try:
+        yield
+    finally:
+        if saved is None:
+            os.close(fd)
+        else:
+            os.dup2(saved, fd, inheritable=False)
+            os.close(saved)
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(fd.readlink()))
+    return found
 
 
 @pytest.mark.parametrize("where", ["environment", "file", "env file", "env file, quoted", "CRLF"])

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,7 +44,7 @@ class Hooked:
         """The hooks' log, a line for each outcome."""
         return self.config / "hook.log"
 
-    def settle(self, url: str) -> None:
+    def settle(self, url: str, *, retry_percent: int = 1) -> None:
         """Write the hooks' settings, as their user would. Nothing is left of earlier runs."""
         shutil.rmtree(self.config)
         self.config.mkdir(0o700)
@@ -52,12 +52,10 @@ class Hooked:
             shutil.copy(script, self.config)
         settings = self.config / "qbm-trio.env"
         settings.write_text(
-            f"QBM_URL={url}\nHTTP_API_KEY={KEY}\nQBM_HOOK_LOG={self.log}\nQBM_RETRY_PERCENT=1\n"
+            f"QBM_URL={url}\nHTTP_API_KEY={KEY}\nQBM_HOOK_LOG={self.log}\n"
+            f"QBM_RETRY_PERCENT={retry_percent}\n"
         )
         settings.chmod(0o600)
-        key = self.config / "qbm-key.txt"
-        key.write_text(f"X-API-Key: {KEY}\n")
-        key.chmod(0o600)
         self.relay.seen.clear()
         self.relay.answer = self.forward
 
@@ -108,6 +106,15 @@ class Hooked:
             return lines[-1] if lines else ""
 
         return str(self.leecher.wait_for(there, f"the hook's log says {words}", LIMIT_S))
+
+    def hook_processes(self) -> list[int]:
+        """The processes that a hook consists of now."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.fsencode(self.config) in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+        return found
 
     def came(self, id_: str) -> Seen:
         """Wait for the request about a torrent; give it."""
