@@ -416,6 +416,14 @@ def test_a_busy_service_is_not_asked_more_often_than_it_wants(hook: Hook) -> Non
     assert len(server.seen) == 21  # every 3 s for a minute
 
 
+def test_what_answers_instead_of_the_service_does_not_take_a_notification(hook: Hook) -> None:
+    page = Reply(status=200, body=b"<html>Welcome to the router</html>")
+    with serving(lambda _: page) as server:
+        done = hook.run({"QBM_URL": server.url, "HTTP_API_KEY": KEY})
+    assert done.status == 1
+    assert "status 200, but it is not qbm-trio that answers" in done.line
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
 def test_a_refusal_is_final(hook: Hook, status: int) -> None:
     body = b'{"success": false, "error": "the key is wrong", "code": "unauthorized"}'

@@ -203,16 +203,6 @@ def test_trouble_with_what_waited_is_not_this_torrents(script: Script, server: W
     assert len(script.kept()) == 2
 
 
-def test_what_answers_instead_of_the_service_does_not_take_a_notification(
-    script: Script, server: WebServer
-) -> None:
-    server.answer = lambda _: Reply(status=200, body=b"<html>Welcome to the router</html>")
-    run = script.run(*torrent(1))
-    assert run.status == 1
-    assert "it is not qbm-trio that answers" in run.line
-    assert len(script.kept()) == 1
-
-
 # -- set up wrongly, refused ------------------------------------------------
 
 
