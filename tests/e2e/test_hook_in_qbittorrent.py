@@ -107,8 +107,8 @@ def test_each_way_tells_the_service_of_every_kind_of_torrent(site: Hooked, line:
         job = site.tiered(id_, name, "tv/new ö")
         assert (job["hash"], job["torrent_id"], job["name"]) == (id_, id_, name)
         assert job["priority"] == 0  # what the reconciler finds has another
+        assert not site.found_by_itself(name)
     assert len(site.relay.seen) == len(Version)
-    assert "never notified" not in site.service.output()
     assert not (site.config / "qbm-trio-spool").exists() or not any(
         (site.config / "qbm-trio-spool").iterdir()
     )
@@ -244,7 +244,7 @@ def test_a_service_that_was_down_for_the_whole_download_is_told_when_it_is_back(
     site.restart()
     for id_, name in zip(ids, names, strict=True):
         site.tiered(id_, name)
-    assert "never notified" not in service.output()
+        assert not site.found_by_itself(name)
 
 
 def test_the_seed_page_s_own_command_says_what_a_v2_torrent_needs_and_it_is_found_all_the_same(
@@ -270,7 +270,7 @@ def test_the_seed_page_s_own_command_says_what_a_v2_torrent_needs_and_it_is_foun
     assert site.relay.seen == []
     job = site.tiered(id_, name)
     assert job["priority"] < 0
-    assert site.service.output().count("never notified") == 1
+    assert site.found_by_itself(name)
 
     # What has a v1 hash goes the way it always went.
     for version in (Version.V1, Version.HYBRID):

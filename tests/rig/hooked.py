@@ -126,9 +126,11 @@ class Hooked:
         return found
 
     def job_of(self, hash_: str) -> dict[str, Any] | None:
-        """The service's job for what was notified as this hash."""
-        jobs = self.service.http.get("/jobs", params={"limit": 500}).json()["jobs"]
-        return next((job for job in jobs if hash_ in (job["hash"], job["torrent_id"])), None)
+        """The service's job for what was notified as this hash, and was not merged."""
+        for job in self.service.http.get("/jobs", params={"limit": 500}).json()["jobs"]:
+            if hash_ in (job["hash"], job["torrent_id"]) and job["state"] != "merged":
+                return dict(job)
+        return None
 
     def tiered(self, hash_: str, name: str, category: str = "") -> dict[str, Any]:
         """Wait until a torrent's job is done; give it. Its copy is what was downloaded."""
@@ -155,6 +157,11 @@ class Hooked:
             timeout=LIMIT_S,
             check=False,
         )
+
+    def found_by_itself(self, name: str) -> bool:
+        """Whether the service found this torrent without being told of it."""
+        lines = self.service.output().splitlines()
+        return any(f"found '{name}': " in line and "never notified" in line for line in lines)
 
     def restart(self, qbittorrent_url: str = "", **env: str) -> None:
         """Start the service, with other settings than before; it may have been stopped."""
