@@ -463,7 +463,9 @@ def judge(status: int, retry_after: str, body: bytes) -> Answer:
     except (ValueError, RecursionError):
         said = None
     said = said if isinstance(said, dict) else {}
-    error = str(said.get("error", ""))[:500]
+    # JSON can hold what cannot be printed.
+    said = {name: str(said[name])[:500].encode("utf-8", "replace").decode() for name in said}
+    error = said.get("error", "")
     if 200 <= status <= 299:
         if "queue_id" in said:
             return Answer(Kind.ACCEPTED, f"{said.get('status')} as {said['queue_id']}")

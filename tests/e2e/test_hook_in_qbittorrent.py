@@ -92,6 +92,8 @@ def test_each_way_tells_the_service_of_every_kind_of_torrent(site: Hooked, line:
         form = site.came(id_).form
 
         assert form.pop("hash") == id_
+        printed = ("accepted", id_) if line != CURL else ("queue_id", id_)
+        site.printed(*printed)
         if line != CURL:
             assert int(form.pop("size")) >= sum(FILES.values())  # padding counts
             assert form == {

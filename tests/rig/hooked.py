@@ -100,12 +100,19 @@ class Hooked:
     def said(self, *words: str) -> str:
         """Wait for a line of the hooks' log that has all of these; give it."""
 
+        return self._line_in(self.log, words)
+
+    def printed(self, *words: str) -> str:
+        """Wait for such a line in what qBittorrent prints: hooks print there, too."""
+        return self._line_in(self.leecher.log, words)
+
+    def _line_in(self, log: Path, words: tuple[str, ...]) -> str:
         def there() -> str:
-            text = self.log.read_text() if self.log.exists() else ""
+            text = log.read_text(errors="replace") if log.exists() else ""
             lines = [line for line in text.splitlines() if all(word in line for word in words)]
             return lines[-1] if lines else ""
 
-        return str(self.leecher.wait_for(there, f"the hook's log says {words}", LIMIT_S))
+        return str(self.leecher.wait_for(there, f"{log.name} says {words}", LIMIT_S))
 
     def hook_processes(self) -> list[int]:
         """The processes that a hook consists of now."""

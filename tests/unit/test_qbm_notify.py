@@ -175,6 +175,7 @@ def test_a_priority_that_is_none_is_said(priority: str) -> None:
 BODIES = st.one_of(
     st.binary(max_size=30),
     st.just(b"[" * 100_000),
+    st.just(b'{"queue_id": "\\ud800", "status": "\\ud800", "error": "\\ud800"}'),
     st.dictionaries(
         st.sampled_from(["queue_id", "status", "error"]),
         st.none() | st.integers() | st.text() | st.lists(st.integers()),
@@ -190,7 +191,7 @@ def test_every_answer_means_something_and_only_the_service_can_accept(
     accepted = answer.kind is notify.Kind.ACCEPTED
     assert accepted == (200 <= status < 300 and b'"queue_id"' in body)
     assert 0 <= answer.wait_s <= 30
-    assert answer.text
+    assert answer.text.encode()
 
 
 def test_what_is_about_the_torrent_is_told_from_what_is_about_the_set_up() -> None:
