@@ -28,6 +28,19 @@ export LC_ALL
 nl='
 '
 
+# qBittorrent before 5.2 hands its open sockets on. While this script waits, they would keep
+# a restarted qBittorrent from listening on its own port. dash cannot close those above 9.
+for file in "/proc/$$/fd/"*; do
+    fd=${file##*/}
+    if ! [ -S "$file" ] || [ "$fd" -le 2 ]; then
+        continue
+    elif [ "$fd" -le 9 ] || (eval "exec $fd>&-") 2>/dev/null; then
+        eval "exec $fd>&-"
+    elif command -v bash >/dev/null; then
+        exec bash "$0" "$@"
+    fi
+done
+
 # finish STATUS TEXT: say how it ended, in exactly one line, and end.
 finish() {
     line=$(printf '%s qbm-trio hook: %s' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "${2%"$nl"}" |
@@ -163,14 +176,18 @@ while :; do
         esac
         why=$answer
     else
+        why="status $status: $(field error)"
         case $status in
-        2*) finish 0 "accepted: $about, $(field status) as $(field queue_id)" ;;
+        2*)
+            id=$(field queue_id)
+            [ -z "$id" ] || finish 0 "accepted: $about, $(field status) as $id"
+            why="status $status, but it is not qbm-trio that answers"
+            ;;
         3*) finish 2 "$about: $url redirects; set QBM_URL to where it leads" ;;
         408 | 429) ;; # the service asks to send it again
         401) finish 3 "refused with 401: $about: $(field error) (HTTP_API_KEY, or $settings)" ;;
         4*) finish 3 "refused with $status: $about: $(field error)" ;;
         esac
-        why="status $status: $(field error)"
         asked=$(printf '%s\n' "$answer" | sed "/^$cr*\$/q" | tr '[:upper:]' '[:lower:]' |
             sed -n 's/^retry-after: *\([0-9][0-9]*\).*/\1/p')
         # Not more than half of the time at once: the service may be back sooner.

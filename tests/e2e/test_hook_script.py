@@ -1,13 +1,16 @@
-"""The hook script against a scripted server, in the shells that people have."""
+"""The hook scripts against a scripted server: one in the shells that people have, one in Python."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +21,9 @@ from tests.rig.qbt import free_port
 from tests.rig.service import KEY as SERVICE_KEY
 from tests.rig.service import serving as service_on
 
-SCRIPT = Path(__file__).parents[2] / "examples/qbittorrent-notification.sh"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPT = EXAMPLES / "qbittorrent-notification.sh"
+PYTHON = EXAMPLES / "qbm_notify.py"
 KEY = 'a "quoted" \\ back\'slash $HOME key: #1'
 ACCEPTED = Reply(
     status=202, body=b'{"success": true, "queue_id": "q-17", "hash": "x", "status": "queued"}'
@@ -52,18 +57,26 @@ class Run:
 
 
 class Hook:
-    """Runs the script in one shell, with nothing in the environment but what is given."""
+    """Runs a script in one shell, with nothing in the environment but what is given."""
 
-    def __init__(self, shell: Sequence[str], path: str, cwd: Path) -> None:
-        self.shell, self.path, self.cwd = shell, path, cwd
+    def __init__(self, shell: Sequence[str], path: str, cwd: Path, script: Path = SCRIPT) -> None:
+        self.shell, self.path, self.cwd, self.script = shell, path, cwd, script
 
-    def start(self, env: Mapping[str, str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(
+        self, env: Mapping[str, str], arguments: Sequence[str], pass_fds: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [*self.shell, str(SCRIPT), *arguments],
-            env={"PATH": self.path, "QBM_RETRY_PERCENT": "1", **env},
+            [*self.shell, str(self.script), *arguments],
+            env={
+                "PATH": self.path,
+                "QBM_RETRY_PERCENT": "1",
+                "QBM_SPOOL_DIR": str(self.cwd / "spool"),
+                **env,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=pass_fds,
             cwd=self.cwd,
         )
 
@@ -75,8 +88,13 @@ class Hook:
         return self.end(self.start(env, arguments or torrent()))
 
 
-@pytest.fixture(params=["dash", "bash --posix", "busybox"])
+SHELLS = ["dash", "bash --posix", "busybox"]
+
+
+@pytest.fixture(params=[*SHELLS, "python"])
 def hook(request: pytest.FixtureRequest, tmp_path: Path) -> Hook:
+    if request.param == "python":
+        return Hook([sys.executable], os.environ["PATH"], tmp_path, PYTHON)
     if request.param != "busybox":
         return Hook(request.param.split(), os.environ["PATH"], tmp_path)
     # As on Alpine: every tool but curl is BusyBox's own.
@@ -182,7 +200,8 @@ def test_the_key_arrives_whole_and_is_in_no_argument(hook: Hook) -> None:
             go_on.set()
             done = hook.end(process)
 
-    assert any(b"--data-urlencode" in command for command in commands)
+    looked_for = b"qbm_notify.py" if hook.script == PYTHON else b"--data-urlencode"
+    assert any(looked_for in command for command in commands)
     assert not any(b'a "quoted"' in command for command in commands)
     assert server.seen[0].headers["x-api-key"] == KEY
     assert done.status == 0
@@ -203,6 +222,59 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+@pytest.mark.parametrize("fd", [5, 12])
+def test_sockets_that_qbittorrent_hands_on_are_closed(hook: Hook, fd: int) -> None:
+    """Else a qBittorrent that is restarted while the script waits cannot listen."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        asked.set()
+        go_on.wait(20)
+        return ACCEPTED
+
+    with serving(answer) as server, socket.create_server(("127.0.0.1", 0)) as theirs:
+        handed_on = str(Path(f"/proc/self/fd/{theirs.fileno()}").readlink())
+        with passing(theirs, fd):
+            process = hook.start(
+                {"QBM_URL": server.url, "HTTP_API_KEY": KEY}, torrent(NASTY), pass_fds=(fd,)
+            )
+        try:
+            assert asked.wait(20)
+            held = [link for pid in family(process.pid) for link in open_files(pid)]
+        finally:
+            go_on.set()
+            done = hook.end(process)
+    assert len(held) >= 4
+    assert handed_on not in held
+    assert done.status == 0
+    assert server.seen[0].form["name"] == NASTY  # also when another shell takes over
+
+
+@contextmanager
+def passing(theirs: socket.socket, fd: int) -> Iterator[None]:
+    """Have a socket under this number too, as long as a process is started."""
+    saved = None
+    with suppress(OSError):
+        saved = os.dup(fd)
+    os.dup2(theirs.fileno(), fd)
+    try:
+        yield
+    finally:
+        if saved is None:
+            os.close(fd)
+        else:
+            os.dup2(saved, fd, inheritable=False)
+            os.close(saved)
+
+
+def open_files(pid: int) -> list[str]:
+    found = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(fd.readlink()))
+    return found
 
 
 @pytest.mark.parametrize("where", ["environment", "file", "env file", "env file, quoted", "CRLF"])
@@ -297,6 +369,7 @@ def test_server_trouble_is_tried_again(hook: Hook, trouble: Reply) -> None:
         assert len(server.seen) == 3
 
 
+@pytest.mark.parametrize("hook", SHELLS, indirect=True)  # one can see them sleep
 def test_a_service_that_starts_late_gets_it(hook: Hook) -> None:
     port = free_port()
     process = hook.start(
@@ -341,6 +414,14 @@ def test_a_busy_service_is_not_asked_more_often_than_it_wants(hook: Hook) -> Non
     assert done.status == 1
     assert "status 503: the queue is full" in done.line
     assert len(server.seen) == 21  # every 3 s for a minute
+
+
+def test_what_answers_instead_of_the_service_does_not_take_a_notification(hook: Hook) -> None:
+    page = Reply(status=200, body=b"<html>Welcome to the router</html>")
+    with serving(lambda _: page) as server:
+        done = hook.run({"QBM_URL": server.url, "HTTP_API_KEY": KEY})
+    assert done.status == 1
+    assert "status 200, but it is not qbm-trio that answers" in done.line
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])

@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_PACKAGES = ("qbittorrent-nox", "curl", "python3")  #: the others are for what it runs
+
+
 @dataclass(frozen=True)
 class Chroot:
     """A qbittorrent-nox inside a Debian root of its own (5.1.0 on Debian 13).
@@ -38,7 +41,8 @@ class Chroot:
     """
 
     shared: Path
-    root: Path = field(default_factory=lambda: cache_dir() / "trixie")
+    # Named after what is in it, since one that is there is never changed.
+    root: Path = field(default_factory=lambda: cache_dir() / "trixie-curl-python3")
     suite: str = "trixie"
 
     def command(self, arguments: Sequence[str]) -> list[str]:
@@ -61,7 +65,7 @@ class Chroot:
             return
         self.root.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.root.with_name(f"{self.root.name}.{os.getpid()}")
-        options = ["--variant=minbase", "--include=qbittorrent-nox"]
+        options = ["--variant=minbase", f"--include={','.join(_PACKAGES)}"]
         done = subprocess.run(
             ["debootstrap", *options, self.suite, str(fresh)],
             stdout=subprocess.PIPE,
