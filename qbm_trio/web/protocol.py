@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import h11
 import trio
+from h11._receivebuffer import ReceiveBuffer
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
@@ -38,6 +40,20 @@ def _ambiguous(request: h11.Request) -> bool:
     )
 
 
+class _Lines(ReceiveBuffer):
+    """h11's buffer, but a header line that goes on in the next one is an error.
+
+    h11 joins the two, and a proxy in front of us may not: it would see no
+    ``Transfer-Encoding`` where we see one (RFC 9112, section 5.2, has a server refuse it).
+    """
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        lines = super().maybe_extract_lines()
+        if lines and any(line.startswith((b" ", b"\t")) for line in lines):
+            raise h11.RemoteProtocolError("a folded header line")
+        return lines
+
+
 class Http1(H11Protocol):
     """One connection's requests: to the lane or to the application.
 
@@ -50,6 +66,10 @@ class Http1(H11Protocol):
     body_deadline = inf  #: trio time by which the lane's body must be here
     _held = b""  #: a response head that waits for its body
     _settled: trio.Event | None = None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connection._receive_buffer = _Lines()  # type: ignore[union-attr]
 
     @property
     def head_began(self) -> bool:

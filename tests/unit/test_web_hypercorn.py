@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import h11
 import pytest
+from h11._receivebuffer import ReceiveBuffer
 from hypercorn.config import Config
 from hypercorn.logging import Logger
 from hypercorn.protocol import h11 as protocol
@@ -91,4 +92,6 @@ def test_the_engine_has_the_state_we_look_at() -> None:
     for attribute in ("connection", "stream", "keep_alive_requests", "connection_state", "client"):
         assert f"self.{attribute}" in source
     assert hasattr(h11.Connection, "trailing_data")
+    assert type(h11.Connection(h11.SERVER)._receive_buffer) is ReceiveBuffer
+    assert parameters(ReceiveBuffer.maybe_extract_lines) == ["self"]
     assert Config().response_headers("h11")
