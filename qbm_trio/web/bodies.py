@@ -19,6 +19,8 @@ from .gate import query_pairs
 from .messages import MAX_FIELDS, ApiError, Call, Detail
 
 MAX_DEPTH = 32
+#: How a form may write a boolean, in upper or lower case (pydantic's words).
+FORM_BOOLEANS = ("true", "false", "1", "0", "yes", "no", "on", "off", "y", "n", "t", "f")
 _JSON_TYPES = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json")
 _FORM_TYPE = "application/x-www-form-urlencoded"
 # Brackets, and whole strings so that brackets inside them are passed over. A string

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from .bodies import MAX_DEPTH
+from .bodies import FORM_BOOLEANS, MAX_DEPTH
 from .messages import JSON_TYPE, MAX_BODY_BYTES
 from .routes import NOTIFY, ROUTES, Route
 from .schemas import PARAMS, ErrorAnswer, NoBody, NoQuery
@@ -30,6 +30,19 @@ _ERRORS = {
     422: "A field is missing, unknown or unusable; `details` names each.",
     503: "Queue full, draining, journal not writable, qBittorrent away, or a tier not mounted: "
     "try again after `Retry-After`.",
+}
+
+
+def _header(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "required": True, "schema": schema}
+
+
+_ENDS = {"Connection": _header("The connection ends.", {"const": "close"})}
+_ERROR_HEADERS = {
+    401: {"WWW-Authenticate": _header("How to send the key.", {"const": "Bearer"})},
+    408: _ENDS,
+    413: _ENDS,
+    503: {"Retry-After": _header("Seconds.", {"type": "integer", "minimum": 1})},
 }
 
 
@@ -56,7 +69,7 @@ def document(version: str) -> dict[str, Any]:
     queries = {route.query.__name__: schemas.pop(route.query.__name__) for route in _by_query()}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
-        operation = _operation(route, refs, queries[route.query.__name__])
+        operation = _operation(route, refs, queries[route.query.__name__], schemas)
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -85,7 +98,9 @@ def _by_query() -> list[Route]:
     return list({route.query.__name__: route for route in ROUTES}.values())
 
 
-def _operation(route: Route, refs: dict[Any, Any], query: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    route: Route, refs: dict[Any, Any], query: dict[str, Any], schemas: dict[str, Any]
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "operationId": _operation_id(route),
@@ -117,26 +132,45 @@ def _operation(route: Route, refs: dict[Any, Any], query: dict[str, Any]) -> dic
     if parameters:
         operation["parameters"] = parameters
     if route.body is not NoBody:
-        schema = refs[(route.body, "validation")]
-        form = _form_schema() if route is NOTIFY else schema
         operation["requestBody"] = {
             "required": route is NOTIFY,
             "content": {
-                "application/json": {"schema": schema},
-                "application/x-www-form-urlencoded": {"schema": form},
+                "application/json": {"schema": refs[(route.body, "validation")]},
+                "application/x-www-form-urlencoded": {"schema": _form_schema(route, schemas)},
             },
         }
     return operation
 
 
-def _form_schema() -> dict[str, Any]:
+def _form_schema(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The same fields flat, each of them text."""
+    body = schemas[route.body.__name__]
+    fields = {name: _of_text(schema) for name, schema in body["properties"].items()}
+    if route is NOTIFY:
+        del fields["params"]
+        # The params stand beside the hash, which is the notification's here. One that does not
+        # fit is dropped, so that no text is refused.
+        fields = {**{name: _hint(schema) for name, schema in PARAMS.items()}, **fields}
     return {
         "type": "object",
-        "required": ["hash"],
+        "description": body["description"],
+        "required": body.get("required", []),
         "additionalProperties": False,
-        # The params stand beside the hash, which is the notification's here.
-        "properties": {**PARAMS, "hash": {"type": "string"}, "priority": {"type": "integer"}},
+        "properties": fields,
     }
+
+
+def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type") != "boolean":
+        return schema
+    return {**schema, "type": ["boolean", "string"], "enum": [True, False, *FORM_BOOLEANS]}
+
+
+def _hint(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema["type"] != "integer":
+        return schema
+    wanted = f"A whole number of 0 or more. {schema.get('description', '')}".strip()
+    return {"type": ["integer", "string"], "description": wanted}
 
 
 def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
@@ -161,10 +195,8 @@ def _responses(route: Route, refs: dict[Any, Any]) -> dict[str, Any]:
     error_ref = refs[(ErrorAnswer, "serialization")]
     for status in sorted(errors):
         responses[str(status)] = _response(_ERRORS[status], error_ref)
-        if status == 503:
-            responses[str(status)]["headers"] = {
-                "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}
-            }
+        if status in _ERROR_HEADERS:
+            responses[str(status)]["headers"] = _ERROR_HEADERS[status]
     return dict(sorted(responses.items()))
 
 

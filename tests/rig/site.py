@@ -191,6 +191,7 @@ def assert_documented(method: str, path: str, answer: Answer) -> None:
     """Fail unless the OpenAPI document foresees this answer to this call."""
     media_type = answer.headers["content-type"].partition(";")[0]
     operation = _operation(method, path)
+    headers: Mapping[str, Any] = {}
     if operation is None:
         # No such call: the document cannot list it, but the error's shape holds.
         schema: Any = {"$ref": "#/components/schemas/ErrorAnswer"}
@@ -202,11 +203,17 @@ def assert_documented(method: str, path: str, answer: Answer) -> None:
         if media_type != "application/json":
             assert schema == {"type": "string"}
             return
+        headers = responses[str(answer.status)].get("headers", {})
     assert answer.headers["content-type"] == "application/json"
     jsonschema.Draft202012Validator(
         {**schema, "components": DOCUMENT["components"]},
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     ).validate(answer.json())
+    for name, header in headers.items():
+        value: object = answer.headers[name.lower()]
+        if header["schema"].get("type") == "integer":
+            value = int(str(value))
+        jsonschema.validate(value, header["schema"])
     if answer.status >= 400 and "error" in answer.json():
         assert_sentence(answer.json()["error"])
 

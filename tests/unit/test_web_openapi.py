@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import jsonschema
 import pytest
@@ -12,11 +13,12 @@ import pytest
 from qbm_trio.core.model import JobState
 from qbm_trio.web import notification
 from qbm_trio.web.app import create_app
-from qbm_trio.web.bodies import read_fields
-from qbm_trio.web.messages import Call
+from qbm_trio.web.bodies import FORM_BOOLEANS, as_model, read_fields
+from qbm_trio.web.messages import ApiError, Call
 from qbm_trio.web.openapi import document, document_json
 from qbm_trio.web.routes import ROUTES
 from qbm_trio.web.schemas import NotificationBody
+from qbm_trio.web.space import TriggerBody
 from tests.rig.site import StandIn, backend
 
 METHODS = {"GET", "POST", "DELETE", "PUT", "PATCH"}
@@ -135,6 +137,70 @@ def test_the_params_are_documented_name_by_name_with_an_example_that_is_taken_wh
         Call(headers={}, body=json.dumps({"hash": V1, "params": example}).encode())
     )
     assert notification.read_notification(fields).params == example
+
+
+def form_of(path: str) -> dict[str, Any]:
+    content = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]
+    schema: dict[str, Any] = content["application/x-www-form-urlencoded"]["schema"]
+    return schema
+
+
+@pytest.mark.parametrize("path", ["/space-management/trigger", "/tags/existing"])
+@pytest.mark.parametrize("word", [*FORM_BOOLEANS, "TRUE", "Off", "2", "", "wahr", "1.0", "null"])
+def test_a_boolean_in_a_form_may_be_what_the_document_lists_in_upper_or_lower_case(
+    path: str, word: str
+) -> None:
+    schema = form_of(path)["properties"]["dry_run"]
+    fields = read_fields(
+        Call(
+            headers={"content-type": "application/x-www-form-urlencoded"},
+            body=f"dry_run={word}".encode(),
+        )
+    )
+    try:
+        as_model(TriggerBody, fields)
+        taken = True
+    except ApiError:
+        taken = False
+    assert jsonschema.Draft202012Validator(schema).is_valid(word.lower()) == taken
+
+
+@pytest.mark.parametrize(
+    ("form", "fine"),
+    [
+        ({"hash": "A" * 40, "num_files": "many", "size": "-1", "name": ""}, True),
+        ({"hash": "a" * 40, "priority": 5}, True),
+        ({"hash": "a" * 40, "priority": 2**31}, False),
+        ({"hash": "-"}, False),
+        ({"hash": "a" * 40, "params": "{}"}, False),
+        ({"name": "a"}, False),
+    ],
+)
+def test_the_documented_form_of_a_notification_allows_what_the_service_takes(
+    form: dict[str, Any], fine: bool
+) -> None:
+    allowed = jsonschema.Draft202012Validator(form_of("/notify/torrent-finished")).is_valid(form)
+    fields = read_fields(
+        Call(
+            headers={"content-type": "application/x-www-form-urlencoded"},
+            body=urlencode(form).encode(),
+        )
+    )
+    try:
+        notification.read_notification(fields)
+        taken = True
+    except ApiError:
+        taken = False
+    assert allowed == taken == fine
+
+
+def test_the_headers_that_tell_a_client_what_to_do_next_are_documented() -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        for operation in operations.values():
+            for status, name in (("401", "WWW-Authenticate"), ("503", "Retry-After")):
+                answer = operation["responses"].get(status)
+                if answer is not None and (path, status) != ("/health", "503"):
+                    assert answer["headers"][name]["required"]
 
 
 def test_params_beyond_the_document_are_taken_all_the_same() -> None:
