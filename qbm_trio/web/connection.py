@@ -39,7 +39,8 @@ _LINGER_BYTES = 8 * 1024 * 1024
 class Limits:
     """How much a client may take."""
 
-    connections: int = 512  #: at once; beyond it the longest idle one is closed
+    connections: int = 512  #: at once; beyond it one that waits for its client gives way
+    patience_s: float = 0.25  #: how long it must have waited for that
     idle_s: float = 60.0  #: a connection kept without a request
     head_s: float = 10.0  #: from the first byte of a request to the end of its headers
     body_s: float = 30.0  #: from there to the end of its body
@@ -77,7 +78,24 @@ class Connection:
         self._reader = trio.CancelScope()
         self._head_deadline: float | None = None
         self._send_ended: trio.Event | None = None  #: while one send is under way
+        self._send_began = 0.0
+        self._head_ended = 0.0
+        self._whole = trio.CancelScope()
         self.idle_since: float | None = trio.current_time()  #: None while serving
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when its client keeps it waiting: for a request, a body, or to take an answer.
+
+        None while the service is at work for it.
+        """
+        if self.idle_since is not None:
+            return self.idle_since
+        if self._send_ended is not None:
+            return self._send_began
+        if self._http is not None and self._http.body_unread:
+            return self._head_ended
+        return None
 
     async def run(self) -> None:
         """Serve the client until it leaves, is too slow, or `close` is called.
@@ -91,35 +109,43 @@ class Connection:
                 server = parse_socket_addr(socket.family, socket.getsockname())
             except OSError:  # gone already
                 return
-            async with TaskGroup() as task_group:
-                http = Http1(
-                    self._app,
-                    self._config,
-                    self._context,
-                    task_group,
-                    ConnectionState({}),
-                    False,
-                    client,
-                    server,
-                    self._on_event,
-                )
-                http.lane = self._lane
-                http.on_request = self._on_request
-                self._http = http
-                with self._reader:
-                    await self._read(http)
-                if self._reader.cancelled_caught and not self._closing:
-                    await http.too_slow()
-                await http.handle(Closed())
-            if http.body_unread:
-                await self._linger()
+            with self._whole:
+                await self._serve(client, server)
         finally:
             await trio.aclose_forcefully(self._stream)
+
+    async def _serve(self, client: tuple[str, int] | None, server: tuple[str, int] | None) -> None:
+        async with TaskGroup() as task_group:
+            http = Http1(
+                self._app,
+                self._config,
+                self._context,
+                task_group,
+                ConnectionState({}),
+                False,
+                client,
+                server,
+                self._on_event,
+            )
+            http.lane = self._lane
+            http.on_request = self._on_request
+            self._http = http
+            with self._reader:
+                await self._read(http)
+            if self._reader.cancelled_caught and not self._closing:
+                await http.too_slow()
+            await http.handle(Closed())
+        if http.body_unread:
+            await self._linger()
 
     def close(self) -> None:
         """Read no further request and end. Never waits."""
         self._closing = True
         self._reader.cancel()
+
+    def give_way(self) -> None:
+        """End at once, without an answer. For one that `waits_since`: nothing is lost by it."""
+        self._whole.cancel()
 
     # -- reading ------------------------------------------------------------
 
@@ -185,6 +211,7 @@ class Connection:
                 self._on_idle()
             else:
                 self.idle_since = None
+                self._head_ended = trio.current_time()
                 self._reader.deadline = inf
         elif isinstance(event, Closed):
             # No checkpoint here: the caller may be a handler that is being cancelled.
@@ -197,6 +224,7 @@ class Connection:
         if self._closing:
             return
         self._send_ended = trio.Event()
+        self._send_began = trio.current_time()
         try:
             with trio.fail_after(self._limits.send_s):
                 await self._stream.send_all(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+from math import inf
 from typing import ClassVar
 
 import trio
@@ -180,12 +181,22 @@ class _Server:
                 connection.close()
 
     async def _wait_for_room(self) -> None:
+        """Wait until there is a place; the client that keeps us waiting longest loses its own.
+
+        Not the one that is idle longest: clients that send a body byte by byte would keep
+        all others out, and they need no key for it.
+        """
         while len(self._connections) >= self._limits.connections:
             self._room = trio.Event()
-            idle = [c for c in self._connections if c.idle_since is not None]
-            if idle:
-                min(idle, key=lambda c: c.idle_since or 0.0).close()
-            await self._room.wait()
+            since, slowest = min(
+                ((c.waits_since or inf, c) for c in self._connections), key=lambda pair: pair[0]
+            )
+            now, patience_s = trio.current_time(), self._limits.patience_s
+            if since + patience_s <= now:
+                slowest.give_way()
+            # Whoever waits for nothing now may do so soon, and nobody tells of that.
+            with trio.move_on_after(min(patience_s, max(0.01, since + patience_s - now))):
+                await self._room.wait()
 
     def _changed(self) -> None:
         if self._room is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from tests.rig.clients import (
     shut_down,
 )
 from tests.rig.site import (
+    DEADLINE_S,
+    KEY,
     NOTIFY,
     StandIn,
     backend,
@@ -62,6 +65,36 @@ async def test_with_every_connection_at_work_a_new_client_waits_its_turn() -> No
             assert jobs.hold is not None
             jobs.hold.set()
             assert (await third.answer()).status == 200
+
+
+@LANES
+@pytest.mark.parametrize("key", [KEY, None], ids=["key", "no key"])
+async def test_clients_that_send_their_bodies_slowly_do_not_keep_others_out(
+    fast_lane: bool, key: str | None
+) -> None:
+    """Their thirty seconds for a body are longer than this waits."""
+    jobs = StandIn()
+    limits = Limits(connections=2, body_s=10 * DEADLINE_S)
+    async with (
+        site_on(backend(jobs), fast_lane=fast_lane, limits=limits) as site,
+        site.wire() as first,
+        site.wire() as second,
+    ):
+        for wire in (first, second):
+            await wire.send(raw("POST", NOTIFY, key=key, headers={"Content-Length": "100"}) + b"{")
+            assert not await wire.ends(within_s=0.05)
+        assert (await site.notify(notification(1))).status == 202
+        assert await first.ends()
+        assert not await second.ends(within_s=0.05)
+        assert len(jobs.arrived) == 1
+
+
+async def test_a_client_that_does_not_read_its_answers_gives_way() -> None:
+    limits = Limits(connections=1, send_s=10 * DEADLINE_S, patience_s=1)
+    async with site_on(backend(StandIn()), limits=limits) as site, site.wire() as greedy:
+        greedy.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await greedy.send(raw("GET", "/openapi.json") * 200)
+        assert (await site.call("GET", "/health")).status == 200
 
 
 @LANES
