@@ -18,6 +18,7 @@ CLIENTS = 8
 LIMIT_S = 20.0  #: for one connection
 MOST_FINDINGS = 20
 #: 505 is what another version of HTTP gets. 503 is no answer here: nothing is short.
+METRICS_TYPES = ("text/plain;", "application/openmetrics-text;")
 FINE = frozenset({100, 200, 202, 505, *range(400, 500)})
 
 
@@ -144,6 +145,8 @@ def _judge(
         if status not in FINE:
             return f"status {status}"
         if status == 100:
+            continue
+        if status == 200 and headers.get("content-type", "").startswith(METRICS_TYPES):
             continue
         if headers.get("content-type") != "application/json":
             return f"{status} with the type {headers.get('content-type')}"
