@@ -14,6 +14,7 @@ LOCKS = {
     "requirements-demo.txt": "demo",
     "requirements-dev.txt": "dev",
     "requirements-bench.txt": "bench",
+    "requirements-audit.txt": "audit",
 }
 
 
