@@ -13,6 +13,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from .bodies import FORM_BOOLEANS, MAX_DEPTH
 from .messages import JSON_TYPE, MAX_BODY_BYTES
+from .openapi_examples import example_of
+from .openapi_texts import ANSWERS, CALLS, EXAMPLES, FIELDS, SCHEMAS
 from .routes import NOTIFY, ROUTES, Route
 from .schemas import PARAMS, ErrorAnswer, NoBody, NoQuery
 
@@ -67,10 +69,13 @@ def document(version: str) -> dict[str, Any]:
     refs, definitions = models_json_schema(list(dict.fromkeys(models)), ref_template=_REF)
     schemas = definitions.get("$defs", {})
     queries = {route.query.__name__: schemas.pop(route.query.__name__) for route in _by_query()}
+    for name, schema in schemas.items():
+        _describe(name, schema)
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         operation = _operation(route, refs, queries[route.query.__name__], schemas)
         paths.setdefault(route.path, {})[route.method.lower()] = operation
+        _exemplify(f"{route.method} {route.path}", operation["responses"], schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -78,7 +83,10 @@ def document(version: str) -> dict[str, Any]:
             "version": version,
             "description": "Keeps finished torrents safe and fast on two tiers. "
             "Times are RFC 3339 UTC. A body that begins with `{` is JSON whatever its "
-            f"content type says; JSON may be nested {MAX_DEPTH} levels deep.",
+            f"content type says; JSON may be nested {MAX_DEPTH} levels deep. Beside the answers "
+            "listed here, any path but `/health` gets 401 without the key, a path that is not "
+            "here 404, a method that is not here 405 with `Allow`, and what is no HTTP/1.1 gets "
+            "400, 431 or 505: all in the shape of `ErrorAnswer`.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "security": [{"header": []}, {"bearer": []}, {"query": []}],
@@ -94,6 +102,31 @@ def document(version: str) -> dict[str, Any]:
     }
 
 
+def _describe(name: str, schema: dict[str, Any]) -> None:
+    """Say what is not said yet, and give examples."""
+    if name in SCHEMAS:
+        schema["description"] = SCHEMAS[name]
+    # A job is shown in two ways, which have the same fields.
+    owner = "JobItem" if name == "JobAnswer" else name
+    for field, its in schema.get("properties", {}).items():
+        description, example = FIELDS.get(f"{owner}.{field}") or FIELDS.get(field) or ("", None)
+        if description:
+            its.setdefault("description", description)
+        if example is not None and "const" not in its:
+            its.setdefault("examples", [example])
+
+
+def _exemplify(call: str, responses: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Say what each answer of a call means, and give an example."""
+    for status, answer in responses.items():
+        name = f"{call} {status}"
+        answer["description"] = ANSWERS.get(name, answer["description"])
+        if (content := answer["content"].get(JSON_TYPE)) is not None:
+            example = example_of(content["schema"], schemas)
+            example |= EXAMPLES.get(name, {})
+            content["example"] = {n: value for n, value in example.items() if value is not ...}
+
+
 def _by_query() -> list[Route]:
     return list({route.query.__name__: route for route in ROUTES}.values())
 
@@ -103,6 +136,7 @@ def _operation(
 ) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
+        "description": CALLS.get(f"{route.method} {route.path}", ""),
         "operationId": _operation_id(route),
         "responses": _responses(route, refs),
     }

@@ -71,8 +71,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "hash": {"type": "string", "description": "If it differs from the outer one, that decides."},
     "name": {"type": "string", "description": "Shown until the torrent is found."},
     "category": {"type": "string", "description": "Shown; qBittorrent's own decides."},
-    "content_path": {"type": "string"},
-    "num_files": {"type": "integer", "minimum": 0},
+    "content_path": {"type": "string", "description": "Kept; qBittorrent's own decides."},
+    "num_files": {"type": "integer", "minimum": 0, "description": "Kept."},
     "size": {"type": "integer", "minimum": 0, "description": "Bytes."},
     "tags": {"type": "string", "description": "Separated by commas."},
 }
@@ -143,7 +143,7 @@ class JobsQuery(Body):
     """Which jobs to list."""
 
     state: JobState | None = Field(None, description="Only jobs in this state.")
-    limit: int = Field(50, ge=1, le=500)
+    limit: int = Field(50, ge=1, le=500, description="At most so many.")
     after: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
         None, description="Only jobs older than the one with this id: the last of a page."
     )

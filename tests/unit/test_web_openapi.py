@@ -16,6 +16,7 @@ from qbm_trio.web.app import create_app
 from qbm_trio.web.bodies import FORM_BOOLEANS, as_model, read_fields
 from qbm_trio.web.messages import ApiError, Call
 from qbm_trio.web.openapi import document, document_json
+from qbm_trio.web.openapi_texts import ANSWERS, CALLS, EXAMPLES, FIELDS, SCHEMAS
 from qbm_trio.web.routes import ROUTES
 from qbm_trio.web.schemas import NotificationBody
 from qbm_trio.web.space import TriggerBody
@@ -225,3 +226,55 @@ def test_the_forms_of_the_status_are_documented() -> None:
         "/jobs": json_only,
         "/openapi.json": json_only,
     }
+
+
+def test_every_call_and_every_field_is_described() -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], (method, path)
+            assert operation["description"], (method, path)
+            assert all(p["description"] for p in operation.get("parameters", []))
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        assert schema["description"], name
+        for field, its in schema.get("properties", {}).items():
+            assert its.get("description"), f"{name}.{field}"
+
+
+def test_every_example_is_what_the_document_allows() -> None:
+    def allowed(schema: dict[str, Any], example: object) -> None:
+        jsonschema.Draft202012Validator(
+            {**schema, "components": DOCUMENT["components"]},
+            format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+        ).validate(example)
+
+    for schema in DOCUMENT["components"]["schemas"].values():
+        for field in schema.get("properties", {}).values():
+            for example in field.get("examples", []):
+                allowed(field, example)
+    for operations in DOCUMENT["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                if "application/json" in answer["content"]:
+                    content = answer["content"]["application/json"]
+                    allowed(content["schema"], content["example"])
+
+
+def test_what_is_said_of_a_call_or_a_field_is_of_one_that_exists() -> None:
+    calls = {
+        f"{method.upper()} {path}": set(operation["responses"])
+        for path, operations in DOCUMENT["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert set(CALLS) <= set(calls)
+    for name in {*ANSWERS, *EXAMPLES}:
+        call, _, status = name.rpartition(" ")
+        assert status in calls[call], name
+    schemas = DOCUMENT["components"]["schemas"]
+    fields = {
+        word
+        for name, schema in schemas.items()
+        for field in schema.get("properties", {})
+        for word in (field, f"{name}.{field}")
+    }
+    assert set(FIELDS) - fields == set()
+    assert set(SCHEMAS) - set(schemas) == set()
