@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import floor, inf
@@ -145,6 +145,12 @@ class Reconciler:
                 if self._client.sessions != sessions:
                     return
                 due_s = self._not_before_s
+
+    async def listed(self) -> Sequence[Torrent]:
+        """All torrents, as last told; waits for the first answer."""
+        while not self._snapshot.number:
+            await self.looked.wait()
+        return tuple(self._snapshot.torrents.values())
 
     async def _look_or_say(self) -> None:
         began_s = trio.current_time()
