@@ -33,7 +33,7 @@ from .adapters.state_dir import held
 from .core.client import QbittorrentClient
 from .core.errors import JournalUnwritable, QbmError
 from .core.model import WaitReason
-from .logs import logging_to
+from .logs import hide_secrets_in_tracebacks, logging_to
 from .settings import Settings
 from .tasks.checks import service_checks
 from .tasks.dry_run import describe_jobs
@@ -75,6 +75,7 @@ WHOLE_S = 1.0
 
 def main(settings: Settings) -> int:
     """Run the service until it is told to stop; return the exit status."""
+    hide_secrets_in_tracebacks(settings)
     with logging_to(settings):
         try:
             with held(settings.state_dir):
