@@ -140,13 +140,8 @@ class Jobs:
             NoSuchJob: there is none with this id.
             WrongState: it has ended, or its files are being put in place.
         """
-        cancel: Operation[Job] = partial(ops.cancel, job_id=job_id, now=self._clock())
-        return await self._journal.submit(cancel, self._cancelled).wait()
-
-    def _cancelled(self, result: outcome.Outcome[Job]) -> None:
-        self._written(result)
-        if isinstance(result, outcome.Value):
-            log.info("cancelled by a client", extra=about(result.value))
+        operation = partial(ops.cancel, job_id=job_id, now=self._clock())
+        return await self._write(operation, "cancelled by a client")
 
     async def end_for(self, hashes: Iterable[str], *, code: str, why: str) -> list[Job]:
         """Cancel the jobs of a torrent that is gone; those that publish end by themselves.
@@ -176,17 +171,9 @@ class Jobs:
         """
         if self.draining:
             raise Draining("the service is stopping; nothing was changed; ask again later")
-        return await self._journal.submit(
-            partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock()),
-            self._retried,
-        ).wait()
-
-    def _retried(self, result: outcome.Outcome[Job]) -> None:
-        self._written(result)
-        if isinstance(result, outcome.Value):
-            job = result.value
-            # A user's consent to have a file moved must be found again.
-            log.info("is to be retried, on_conflict=%s", job.on_conflict, extra=about(job))
+        again = partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock())
+        # A user's consent to have a file moved must be found again.
+        return await self._write(again, f"is to be retried, on_conflict={on_conflict}")
 
     async def clear(self) -> int:
         """Clear every job that is not running; return how many there were."""
@@ -358,12 +345,16 @@ class Jobs:
             partial(ops.move, job_id=job_id, event=event, now=at, changes=changes)
         )
 
-    async def _write(self, operation: Operation[Job]) -> Job:
-        return await self._journal.submit(operation, self._written).wait()
+    async def _write(self, operation: Operation[Job], told: str = "") -> Job:
+        done = partial(self._written, told=told)  # also when who asked is gone by then
+        job: Job = await self._journal.submit(operation, done).wait()
+        return job
 
-    def _written(self, result: outcome.Outcome[Job]) -> None:
+    def _written(self, result: outcome.Outcome[Job], *, told: str = "") -> None:
         if isinstance(result, outcome.Value):
             self._follow(result.value)
+            if told:
+                log.info("%s", told, extra=about(result.value))
 
     def _follow(self, job: Job) -> None:
         """Bring memory to what the journal now says of ``job``."""
