@@ -26,8 +26,12 @@ from .disk_paths import deepest_existing
 
 PROBE_PREFIX: Final = ".qbm-check-"
 SEEN: Final = "seen"
-"""The file in a probe. Not a hidden one: qBittorrent lists none of those."""
+"""The folder in a probe. Not a hidden one: qBittorrent lists none of those."""
 
+COMMAND: Final = "command"
+"""The owner of what ``--check-config`` puts on a tier; a service has its instance's id."""
+
+_RUN: Final = secrets.token_hex(4)  #: tells the probes of this process from what a crash left
 _LEFT_AFTER_S: Final = 3600.0
 _FOLDERS: Final = 1000
 """So many folders of a tier are looked at, to see whether they are other file systems."""
@@ -35,26 +39,30 @@ _FOLDERS: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A folder with a random name in a tier, and one file in it."""
+    """A folder with a random name in a tier, and one more in it."""
 
     folder: Path
     clock_ahead_s: float  #: of the times that its file system writes, to ours
 
 
-def make_probe(root: Path) -> Probe:
+def make_probe(root: Path, owner: str) -> Probe:
     """Put a probe into a tier.
+
+    Args:
+        root: the tier's folder.
+        owner: who checks: what it left itself when it was killed is removed.
 
     Raises:
         OSError: it cannot be made.
     """
-    _remove_left(root)
-    folder = root / f"{PROBE_PREFIX}{secrets.token_hex(16)}"
+    _remove_left(root, f"{PROBE_PREFIX}{owner}-")
+    folder = root / f"{PROBE_PREFIX}{owner}-{_RUN}-{secrets.token_hex(8)}"
     folder.mkdir()
     try:
         # Whatever our umask says: qBittorrent may run as another user.
         folder.chmod(0o755)
         before = time.time()
-        (folder / SEEN).touch()
+        (folder / SEEN).mkdir()
         ahead_s = (folder / SEEN).stat().st_mtime - before
     except BaseException:
         remove_probe(folder)
@@ -68,32 +76,37 @@ def remove_probe(folder: Path) -> None:
 
 
 @contextmanager
-def probe_in(root: Path) -> Iterator[Probe]:
-    """Have a probe in a tier for as long as the block runs; raises as `make_probe`."""
-    probe = make_probe(root)
+def probe_in(root: Path, owner: str) -> Iterator[Probe]:
+    """Have a probe in a tier for as long as the block runs; arguments as of `make_probe`."""
+    probe = make_probe(root, owner)
     try:
         yield probe
     finally:
         remove_probe(probe.folder)
 
 
-def same_storage(one: Path, other: Path) -> str | None:
+def same_storage(one: Path, other: Path, owner: str) -> str | None:
     """Why two folders are two views of one place; None when they are not, or it cannot be seen."""
     try:
         same = one.samefile(other)
         for made, seen in ((one, other), (other, one)):
-            with probe_in(made) as probe:
+            with probe_in(made, owner) as probe:
                 same = same or (seen / probe.folder.name).exists()
     except OSError:
         return None
     return f"{one} and {other} are two views of the same files" if same else None
 
 
-def _remove_left(root: Path) -> None:
-    """Remove what checks left that were killed; not that of one that runs now."""
+def _remove_left(root: Path, own: str) -> None:
+    """Remove what was left by checks that were killed; not that of one that runs now.
+
+    There is one service with a name, but there may be several commands.
+    """
     for path in root.glob(f"{PROBE_PREFIX}*"):
         with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _LEFT_AFTER_S:
+            old = time.time() - path.lstat().st_mtime > _LEFT_AFTER_S
+            ours = path.name.startswith(own) and own != f"{PROBE_PREFIX}{COMMAND}-"
+            if old or (ours and not path.name.startswith(f"{own}{_RUN}-")):
                 shutil.rmtree(path)
 
 
@@ -103,22 +116,28 @@ def who() -> str:
 
 
 def tier_facts(
-    setting: str, name: str, root: Path, *, write: bool, used_before: bool, expected: str | None
+    setting: str,
+    name: str,
+    root: Path,
+    *,
+    owner: str | None,
+    used_before: bool,
+    expected: str | None,
 ) -> TierFacts:
-    """What there is to know of a tier. With ``write``, a probe is made and removed.
+    """What there is to know of a tier. With an ``owner``, a probe is made and removed.
 
     Args:
         setting: the variable that names it.
         name: SSD or HDD.
         root: its folder.
-        write: whether it may be written to.
+        owner: who checks, as for `make_probe`; None: nothing may be written.
         used_before: whether a service has run on it, so that its marker should be there.
         expected: its marker, as the journal has it; None where that is not known.
     """
     refused, ahead_s = _refused(root), None
-    if write and refused is None:
+    if owner is not None and refused is None:
         try:
-            with probe_in(root) as probe:
+            with probe_in(root, owner) as probe:
                 ahead_s = probe.clock_ahead_s
         except OSError as error:
             # A full disk is judged by its figures: it is no matter of rights.

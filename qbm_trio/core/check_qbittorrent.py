@@ -187,7 +187,7 @@ def check_probe(name: str, root: str, theirs: str | None, *, seen: bool) -> Find
     if seen:
         same = theirs == root
         what = f"qBittorrent sees the {name} at " + (root if same else f"{theirs}, as mapped")
-        return _path(Level.OK, "same_files", f"{what}: proven by a file")
+        return _path(Level.OK, "same_files", f"{what}: proven by a probe")
     return _path(
         Level.PROBLEM,
         "paths_differ",

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from ..adapters import check_probes
-from ..adapters.check_probes import SEEN, Probe
+from ..adapters.check_probes import COMMAND, SEEN, Probe
 from ..core import check_folders, check_qbittorrent, checks
 from ..core.check_folders import FolderFacts, TierFacts
 from ..core.check_qbittorrent import Compared
@@ -70,6 +70,7 @@ class Checks:
         client: QbittorrentClient,
         *,
         torrents: Callable[[], Awaitable[Sequence[Torrent]]],
+        owner: str = COMMAND,
         warnings: Iterable[str] = (),
         markers: Callable[[], tuple[str | None, str | None]] | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class Checks:
             settings: what is to be checked.
             client: qBittorrent.
             torrents: lists all of them.
+            owner: names what is put on a tier.
             warnings: of reading the settings.
             markers: those of the SSD and of the HDD, as the journal has them; without it, it
                 is only known whether there is a journal.
@@ -86,6 +88,7 @@ class Checks:
         self._settings = settings
         self._client = client
         self._torrents = torrents
+        self._owner = None if settings.dry_run else owner  #: None: nothing is put on a tier
         self._warnings = tuple(warnings)
         self._markers = markers
         self._roots = roots_of(settings)
@@ -176,7 +179,7 @@ class Checks:
                 setting,
                 name,
                 root,
-                write=not s.dry_run,
+                owner=self._owner,
                 used_before=used,
                 expected=expected,
             )
@@ -190,10 +193,10 @@ class Checks:
         return ssd, hdd
 
     async def _same_storage(self, ssd: TierFacts, hdd: TierFacts) -> str | None:
-        if self._settings.dry_run or any(t.silent or t.refused is not None for t in (ssd, hdd)):
+        if self._owner is None or any(t.silent or t.refused is not None for t in (ssd, hdd)):
             return None
         roots = self._settings.download_path_ssd, self._settings.final_dest_base_hdd
-        return await self._asked(partial(check_probes.same_storage, *roots), None)
+        return await self._asked(partial(check_probes.same_storage, *roots, self._owner), None)
 
     async def _asked(self, call: Callable[[], T], otherwise: T) -> T:
         """Call in a thread; ``otherwise`` if it hangs. What it has made then is removed later."""
@@ -221,8 +224,8 @@ class Checks:
         self, name: str, root: Path, place: Place, torrents: Sequence[Torrent]
     ) -> Finding:
         theirs = unmap_path(str(root), self._settings.path_mappings)
-        if theirs is not None and not self._settings.dry_run:
-            async with self._probe(root) as probe:
+        if theirs is not None and self._owner is not None:
+            async with self._probe(root, self._owner) as probe:
                 if probe is not None:
                     at = f"{theirs.rstrip('/')}/{probe.folder.name}"
                     listed = await self._client.folder(at)
@@ -236,9 +239,9 @@ class Checks:
         return check_qbittorrent.check_compared(name, str(root), theirs, compared)
 
     @asynccontextmanager
-    async def _probe(self, root: Path) -> AsyncIterator[Probe | None]:
+    async def _probe(self, root: Path, owner: str) -> AsyncIterator[Probe | None]:
         """A probe in a tier; None where none can be made: that is found elsewhere."""
-        probe = await self._asked(partial(check_probes.make_probe, root), None)
+        probe = await self._asked(partial(check_probes.make_probe, root, owner), None)
         try:
             yield probe
         finally:
@@ -331,6 +334,7 @@ def service_checks(
         settings,
         client,
         torrents=torrents,
+        owner=tiers.instance_id,
         markers=lambda: (tiers.ssd.marker, tiers.hdd.marker),
     )
     return ServiceChecks(it, client)

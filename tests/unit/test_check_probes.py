@@ -12,7 +12,14 @@ import pytest
 import trio
 
 from qbm_trio.adapters import check_probes
-from qbm_trio.adapters.check_probes import PROBE_PREFIX, SEEN, log_facts, probe_in, state_facts
+from qbm_trio.adapters.check_probes import (
+    COMMAND,
+    PROBE_PREFIX,
+    SEEN,
+    log_facts,
+    probe_in,
+    state_facts,
+)
 from qbm_trio.core.check_folders import TierFacts
 from qbm_trio.core.checks import Level
 from qbm_trio.settings import load
@@ -22,16 +29,16 @@ from tests.rig.inside import Inside, condition, inside
 from tests.rig.mounts import bound, mounted
 
 
-def facts(root: Path, *, write: bool = True) -> TierFacts:
+def facts(root: Path, *, owner: str | None = "o") -> TierFacts:
     return check_probes.tier_facts(
-        "DOWNLOAD_PATH_SSD", "SSD", root, write=write, used_before=False, expected=None
+        "DOWNLOAD_PATH_SSD", "SSD", root, owner=owner, used_before=False, expected=None
     )
 
 
 def test_a_probe_can_be_read_by_others_and_is_gone_afterwards(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        with probe_in(tmp_path) as probe:
+        with probe_in(tmp_path, "o") as probe:
             assert probe.folder.stat().st_mode & 0o777 == 0o755
             assert [path.name for path in probe.folder.iterdir()] == [SEEN]
             assert abs(probe.clock_ahead_s) < 5
@@ -40,18 +47,24 @@ def test_a_probe_can_be_read_by_others_and_is_gone_afterwards(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_check_left_is_removed_and_a_running_ones_is_not(tmp_path: Path) -> None:
-    old, young, foreign = (
-        tmp_path / name for name in (f"{PROBE_PREFIX}1", f"{PROBE_PREFIX}2", "x")
+def test_what_a_killed_check_left_is_removed_and_that_of_a_running_one_is_not(
+    tmp_path: Path,
+) -> None:
+    """Of a service, whose name nobody else has, at once; of a command after an hour."""
+    old, own, other, command = (
+        tmp_path / f"{PROBE_PREFIX}{name}-1-1" for name in ("old", "own", "other", COMMAND)
     )
-    for folder in (old, young, foreign):
-        folder.mkdir()
-        (folder / SEEN).touch()
+    foreign = tmp_path / "x"
+    for folder in (old, own, other, command, foreign):
+        (folder / SEEN).mkdir(parents=True)
     os.utime(old, (1, 1))
     os.utime(foreign, (1, 1))
-    with probe_in(tmp_path):
-        pass
-    assert sorted(tmp_path.iterdir()) == [young, foreign]
+    with probe_in(tmp_path, "own") as live:
+        with probe_in(tmp_path, "own"):
+            assert live.folder.exists()
+        with probe_in(tmp_path, COMMAND):
+            pass
+    assert sorted(tmp_path.iterdir()) == [command, other, foreign]
 
 
 def test_a_folder_tells_its_mount_its_owner_and_its_room(small_disk: Path) -> None:
@@ -62,7 +75,7 @@ def test_a_folder_tells_its_mount_its_owner_and_its_room(small_disk: Path) -> No
     assert found.owner.startswith(f"uid {os.geteuid()}, gid ")
     assert found.total_bytes == 512 * 1024
     assert found.device == small_disk.stat().st_dev
-    assert facts(small_disk, write=False).tried is False
+    assert facts(small_disk, owner=None).tried is False
 
 
 def test_a_full_disk_is_no_matter_of_rights(tmp_path: Path) -> None:
@@ -89,9 +102,9 @@ def test_two_names_of_one_folder_are_one_place(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     (one / "sub").mkdir(parents=True)
     two.mkdir()
-    assert check_probes.same_storage(one, two) is None
+    assert check_probes.same_storage(one, two, "o") is None
     with bound(one, two):
-        assert "two views" in str(check_probes.same_storage(one, two))
+        assert "two views" in str(check_probes.same_storage(one, two, "o"))
     assert sorted(tmp_path.rglob("*")) == [one, one / "sub", two]
 
 
