@@ -50,7 +50,7 @@ class TierFacts(FolderFacts):
     marker: str | None = None
     marker_problem: str | None = None
     marker_expected: str | None = None  #: as the journal has it; None: not known here
-    used_before: bool = False  #: a journal is there, so the marker should be too
+    used_before: bool = False  #: a journal is there: markers too, unless all was a dry run
 
 
 def mount_of(mounts: str, path: str) -> Mount | None:
@@ -84,6 +84,7 @@ def check_tiers(
     *,
     who: str,
     same_storage: str | None,
+    dry_run: bool,
     threshold_bytes: int,
     target_bytes: int,
     hdd_min_free_bytes: int,
@@ -95,16 +96,17 @@ def check_tiers(
         hdd: the HDD.
         who: the user that the service runs as: "uid 1000, gid 1000".
         same_storage: why both are one place; None when they are two, or cannot be asked.
+        dry_run: whether nothing is to be written.
         threshold_bytes: below which the SSD is short.
         target_bytes: until which it is freed.
         hdd_min_free_bytes: that copies leave on the HDD.
     """
     found = []
-    for tier in (ssd, hdd):
+    for tier, other in ((ssd, hdd), (hdd, ssd)):
         if tier.silent:
             found.append(_silent(tier))
         else:
-            found += [*_rights(tier, who), *_mount(tier), *_marker(tier)]
+            found += [*_rights(tier, who), *_mount(tier), *_marker(tier, other, dry_run=dry_run)]
     if ssd.silent or hdd.silent:
         return found
     if ssd.marker is not None and ssd.marker == hdd.marker:
@@ -211,11 +213,17 @@ def _mount(tier: TierFacts) -> list[Finding]:
     return found
 
 
-def _marker(tier: TierFacts) -> list[Finding]:
+def _marker(tier: TierFacts, other: TierFacts, *, dry_run: bool) -> list[Finding]:
     file = f"{tier.path}/.qbm-tier"
     if tier.marker_problem is not None:
-        return [_finding(Level.PROBLEM, "marker_damaged", tier.marker_problem)]
-    if tier.marker is None and (tier.marker_expected or tier.used_before):
+        what, _, advice = tier.marker_problem.partition("; ")
+        return [_finding(Level.PROBLEM, "marker_damaged", what, advice)]
+    if tier.marker is None:
+        # Both are made at the same start.
+        surely = tier.marker_expected or (tier.used_before and other.marker)
+        if not surely and (dry_run or not tier.used_before):
+            made = f"{file} is made when the service first starts without DRY_RUN"
+            return [_finding(Level.NOTE, "marker_to_come", made)]
         advice = f"mount it at {tier.path}" + (
             f"; if you replaced the disk, write {tier.marker_expected} into {file}"
             if tier.marker_expected
@@ -223,16 +231,12 @@ def _marker(tier: TierFacts) -> list[Finding]:
         )
         return [
             _finding(
-                Level.PROBLEM,
+                Level.PROBLEM if surely else Level.WARNING,
                 "marker_missing",
                 f"the {tier.name}'s marker {file} is missing, though the service has run before: "
-                "its disk is not mounted",
-                advice,
+                + ("its disk is not mounted" if surely else "was that only with DRY_RUN?"),
+                advice if surely else f"if not, its disk is not mounted: {advice}",
             )
-        ]
-    if tier.marker is None:
-        return [
-            _finding(Level.NOTE, "marker_to_come", f"{file} is made when the service first starts")
         ]
     if tier.marker_expected not in (None, tier.marker):
         return [

@@ -109,6 +109,7 @@ class Checks:
             hdd,
             who=who,
             same_storage=await self._same_storage(ssd, hdd),
+            dry_run=s.dry_run,
             threshold_bytes=s.threshold_bytes,
             target_bytes=s.target_bytes,
             hdd_min_free_bytes=s.hdd_min_free_bytes,

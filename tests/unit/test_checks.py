@@ -64,6 +64,7 @@ def tiers(ssd: TierFacts = SSD, hdd: TierFacts = HDD, **changes: Any) -> dict[st
     values: dict[str, Any] = {
         "who": "uid 1000, gid 1000",
         "same_storage": None,
+        "dry_run": False,
         "threshold_bytes": 100 * 10**9,
         "target_bytes": 110 * 10**9,
         "hdd_min_free_bytes": 10**9,
@@ -132,6 +133,7 @@ def test_two_good_tiers_are_all_right() -> None:
         ({}, {"marker": None}, {"marker_to_come": Level.NOTE}),
         ({}, {"marker": None, "used_before": True}, {"marker_missing": Level.PROBLEM}),
         ({}, {"marker": None, "marker_expected": "two"}, {"marker_missing": Level.PROBLEM}),
+        ({}, {"marker_problem": "it is damaged; mend it"}, {"marker_damaged": Level.PROBLEM}),
         ({}, {"marker_expected": "another"}, {"marker_differs": Level.PROBLEM}),
         ({}, {"others": ("/hdd/tv",)}, {"folders_elsewhere": Level.NOTE}),
         ({"total_bytes": 50 * 10**9}, {}, {"threshold_above_size": Level.WARNING}),
@@ -144,6 +146,14 @@ def test_each_fault_of_a_tier_is_found_alone(
     ssd: dict[str, Any], hdd: dict[str, Any], expected: dict[str, Level]
 ) -> None:
     assert tiers(replace(SSD, **ssd), replace(HDD, **hdd)) == expected
+
+
+def test_after_dry_runs_alone_there_are_no_markers_and_nobody_is_alarmed() -> None:
+    fresh = {"ssd": replace(SSD, marker=None, used_before=True),
+             "hdd": replace(HDD, marker=None, used_before=True)}  # fmt: skip
+    assert tiers(**fresh, dry_run=True) == {"marker_to_come": Level.NOTE}
+    assert tiers(**fresh) == {"marker_missing": Level.WARNING}
+    assert tiers(SSD, fresh["hdd"], dry_run=True) == {"marker_missing": Level.PROBLEM}
 
 
 def test_two_views_of_one_storage_are_one_problem() -> None:
