@@ -6,26 +6,34 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 USAGE = """\
 usage: qbm-trio [--service | --check-config | --version]
 
   --service       run the service (the default)
-  --check-config  read the settings, say what is wrong with them, and stop
+  --check-config  check the settings, the folders and qBittorrent, say what is wrong and
+                  how to mend it, and stop; changes nothing, also while the service runs
   --version       print the version
 
 There are no other commands: everything else is done over HTTP, and settings are
-environment variables (docs/configuration.md)."""
+environment variables (docs/configuration.md). Exit status: 0 if all is well or nothing
+but warnings was found, 2 for settings that cannot be used, 3 for problems that
+--check-config has found, 64 for wrong arguments."""
 
 BAD_SETTINGS = 2
+PROBLEMS_FOUND = 3
 BAD_USAGE = 64  # EX_USAGE: a supervisor can tell it from bad settings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command and return the exit status: 0, 2 for bad settings, 64 for bad usage."""
+    """Run one command and return the exit status, as `USAGE` has it."""
     match list(arguments):
         case ["--version"]:
             print(f"qbm-trio {__version__}")
@@ -55,10 +63,7 @@ def _with_settings(*, check_only: bool) -> int:
             print(f"  {problem}", file=sys.stderr)
         return BAD_SETTINGS
     if check_only:
-        for warning in warnings:
-            print(f"warning: {warning}")
-        print("The settings can be used.")
-        return 0
+        return _check(settings, warnings)
 
     # Also late, and for another reason: --check-config needs none of the web stack.
     from .logs import log, logging_to
@@ -69,6 +74,18 @@ def _with_settings(*, check_only: bool) -> int:
             for warning in warnings:
                 log.warning("%s", warning)
     return serve(settings)
+
+
+def _check(settings: Settings, warnings: Sequence[str]) -> int:
+    import trio
+
+    from .core.checks import Level, report
+    from .tasks.checks import check_all
+    from .tasks.policies import client_of
+
+    findings = trio.run(check_all, settings, client_of(settings), warnings)
+    print("\n".join(report(findings)))
+    return PROBLEMS_FOUND if any(f.level is Level.PROBLEM for f in findings) else 0
 
 
 def cli() -> None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
@@ -22,6 +24,7 @@ from queue import SimpleQueue
 from typing import TextIO
 from urllib.parse import quote, quote_plus
 
+from .core.model import Job
 from .core.text import one_line
 from .settings import Settings
 
@@ -37,25 +40,42 @@ _STOP_S = 2.0
 
 log = logging.getLogger(__name__)
 
+_COOKIE = re.compile(r"(SID(?:_\d+)?=)[^\s;,'\"<>]+")
+_SUBJECT = ("job_id", "torrent_id", "torrent")
+_WORDS = ("job", "torrent", "")
 
-_job: ContextVar[tuple[str, str] | None] = ContextVar("job", default=None)
+Subject = Mapping[str, str]
+"""What a line is about: ``job_id``, ``torrent_id``, ``torrent`` (its name), as far as known."""
+
+_subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
+
+
+def subject(*, job_id: str | None = None, torrent_id: str | None = None, name: str = "") -> Subject:
+    """Say what lines are about; as ``extra`` of a logging call, of one line."""
+    given = {"job_id": job_id, "torrent_id": torrent_id, "torrent": name}
+    return {key: value for key, value in given.items() if value}
+
+
+def about(job: Job) -> Subject:
+    """The subject of lines about a job."""
+    return subject(job_id=job.id, torrent_id=job.torrent_id, name=job.name or job.hash)
 
 
 @contextmanager
-def job_context(job_id: str, name: str) -> Iterator[None]:
-    """Name this job in every line logged inside, also by threads started there."""
-    token = _job.set((job_id, name))
+def lines_about(what: Subject) -> Iterator[None]:
+    """Name this in every line logged inside, also by threads and tasks started there."""
+    token = _subject.set(what)
     try:
         yield
     finally:
-        _job.reset(token)
+        _subject.reset(token)
 
 
-def rename_job(name: str) -> None:
-    """From here on, call the job of this context by its true name."""
-    known = _job.get()
+def resolved(torrent_id: str, name: str) -> None:
+    """From here on, the job that lines are about has this torrent, by its true name."""
+    known = _subject.get()
     if known is not None:
-        _job.set((known[0], name))
+        _subject.set({**known, "torrent_id": torrent_id, "torrent": name})
 
 
 @contextmanager
@@ -103,6 +123,18 @@ def logging_to(settings: Settings) -> Iterator[None]:
         stopping.join(_STOP_S)
 
 
+def hide_secrets_in_tracebacks(settings: Settings) -> None:
+    """Have what ends the process, or one of its threads, told without secrets, too."""
+    redact = _Redacting(settings.secrets()).redact
+
+    def show(error: BaseException | None) -> None:
+        if error is not None:
+            sys.stderr.write(redact("".join(traceback.format_exception(error))))
+
+    sys.excepthook = lambda _kind, error, _trace: show(error)
+    threading.excepthook = lambda failed: show(failed.exc_value)
+
+
 def _finish(listener: QueueListener, handlers: Iterable[logging.Handler]) -> None:
     listener.stop()
     for handler in handlers:
@@ -143,16 +175,17 @@ class _Entry(QueueHandler):
         self._lines = lines
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return a copy that needs no object of the caller, and that names the job."""
+        """Return a copy that needs no object of the caller, and that says what it is about."""
         ready = copy.copy(record)
         ready.msg, ready.args = record.getMessage(), None
         if record.exc_info:
             # The base class would glue the traceback to the message.
             ready.exc_text = logging.Formatter().formatException(record.exc_info)
             ready.exc_info = None
-        current = _job.get()
-        if current is not None:
-            ready.job_id, ready.torrent = current
+        current = _subject.get()
+        # A line that says itself what it is about knows better.
+        if current is not None and not any(hasattr(ready, name) for name in _SUBJECT):
+            ready.__dict__.update(current)
         return ready
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -174,7 +207,8 @@ class _Redacting(logging.Formatter):
         """Return ``text`` without any secret."""
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        return text
+        # Nobody knows beforehand what qBittorrent calls a session.
+        return _COOKIE.sub(rf"\1{REDACTED}", text) if "SID" in text else text
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         """RFC 3339, UTC, with milliseconds."""
@@ -184,15 +218,16 @@ class _Redacting(logging.Formatter):
 
 
 class TextFormatter(_Redacting):
-    """One line for people: time, level, logger, message, job."""
+    """One line for people: time, level, logger, message, what it is about."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line without its traceback. A torrent's name cannot break it in two."""
-        text = super().formatMessage(record)
-        job_id = getattr(record, "job_id", None)
-        if job_id is not None:
-            text += f" [job {job_id} {getattr(record, 'torrent', '')}".rstrip() + "]"
-        return one_line(text)
+        words = [
+            f"{word} {value}".strip()
+            for word, value in zip(_WORDS, map(record.__dict__.get, _SUBJECT), strict=True)
+            if value
+        ]
+        return one_line(super().formatMessage(record) + (f" [{' '.join(words)}]" if words else ""))
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and a traceback's lines after it."""
@@ -210,6 +245,7 @@ class JsonFormatter(_Redacting):
             "logger": record.name,
             "message": record.getMessage(),
             "job_id": getattr(record, "job_id", None),
+            "torrent_id": getattr(record, "torrent_id", None),
             "torrent": getattr(record, "torrent", None),
             "exception": record.exc_text,
         }

@@ -3,7 +3,7 @@
 The nursery tree, from the outside in:
 
     infra              signals, the journal's writer
-    └─ parts           HTTP, qBittorrent's prober, the reconciler, waits, housekeeping
+    └─ parts           HTTP, qBittorrent's prober, the reconciler, checks, waits, housekeeping
        └─ work         the probes of both tiers
           ├─ space     runs of space management, one task for each group that is relocated
           └─ workers   one task for each running job
@@ -23,27 +23,28 @@ from functools import partial
 from math import inf
 
 import trio
-from pydantic import SecretStr
 
 from . import __version__
 from .adapters import disk, journal_facts, recovery_point
 from .adapters.journal import Journal
 from .adapters.journal_restore import open_journal
-from .adapters.qbittorrent import Qbittorrent
 from .adapters.recovery_point import SavedState
 from .adapters.state_dir import held
 from .core.client import QbittorrentClient
 from .core.errors import JournalUnwritable, QbmError
 from .core.model import WaitReason
-from .logs import logging_to
+from .logs import hide_secrets_in_tracebacks, logging_to
 from .settings import Settings
+from .tasks.checks import service_checks
 from .tasks.dry_run import describe_jobs
 from .tasks.housekeeping import keep_beating, keep_house, keep_recovery_points
 from .tasks.jobs import Jobs
 from .tasks.legacy import take_legacy
 from .tasks.observer import Observer
 from .tasks.policies import (
+    client_of,
     reconciler_policy,
+    secret,
     space_management,
     tagging_policy,
     tiering_policy,
@@ -74,6 +75,7 @@ WHOLE_S = 1.0
 
 def main(settings: Settings) -> int:
     """Run the service until it is told to stop; return the exit status."""
+    hide_secrets_in_tracebacks(settings)
     with logging_to(settings):
         try:
             with held(settings.state_dir):
@@ -158,13 +160,7 @@ class Service:
         self._http_ended = trio.Event()
         self.jobs = Jobs(journal, JobQueue(settings.queue_capacity))
         self.waits = Waits(self.jobs)
-        self.client: QbittorrentClient = client or Qbittorrent(
-            url=settings.qbit_url,
-            username=settings.qbit_username,
-            password=_secret(settings.qbit_password),
-            api_key=_secret(settings.qbit_api_key),
-            verify_ssl=settings.qbit_verify_ssl,
-        )
+        self.client: QbittorrentClient = client or client_of(settings)
         self.tiers = Tiers(
             ssd=settings.download_path_ssd,
             hdd=settings.final_dest_base_hdd,
@@ -205,6 +201,9 @@ class Service:
             relocations_known=self.space.relocations_known,
             first_run_at=first_run_at,
         )
+        self.checks = service_checks(
+            settings, self.client, torrents=self.reconciler.listed, tiers=self.tiers
+        )
         self.observer = Observer(
             jobs=self.jobs,
             workers=self.workers,
@@ -216,6 +215,7 @@ class Service:
             hdd_min_free_bytes=settings.hdd_min_free_bytes,
             dry_run=settings.dry_run,
             space=self.space.overview,
+            checks=lambda: self.checks.shown,
         )
 
     @classmethod
@@ -260,6 +260,7 @@ class Service:
         for part in (
             partial(keep_contact, self.client, self.waits),
             self.reconciler.run,
+            self.checks.run,
             self.waits.run,
             house,
             partial(keep_recovery_points, self._journal, self.save_state),
@@ -283,7 +284,7 @@ class Service:
             health=self.observer.health,
             save_state=self.save_state,
             count_request=self.observer.count_request,
-            api_key=_secret(self._settings.http_api_key),
+            api_key=secret(self._settings.http_api_key),
             version=__version__,
         )
         try:
@@ -397,7 +398,3 @@ async def _telling(part: Callable[[], Awaitable[None]]) -> None:
         if not all(isinstance(leaf, QbmError) for leaf in found):
             log.critical("a bug ends the service", exc_info=True)
         raise
-
-
-def _secret(value: SecretStr | None) -> str:
-    return value.get_secret_value() if value is not None else ""

@@ -28,6 +28,7 @@ __all__ = [
     "check_writes",
     "create_marker",
     "disk_space",
+    "marker_at",
     "probe_name",
     "raise_open_files_limit",
     "read_marker",
@@ -175,7 +176,7 @@ async def read_marker(root: Path, *, limiter: trio.CapacityLimiter) -> str | Non
     """
 
     def call() -> str | None:
-        return _read_marker(root)
+        return marker_at(root)
 
     return await _in_thread(call, limiter)
 
@@ -194,7 +195,7 @@ async def create_marker(root: Path, *, limiter: trio.CapacityLimiter) -> str:
     """
 
     def call() -> str:
-        found = _read_marker(root)
+        found = marker_at(root)
         if found is not None:
             return found
         fresh = str(uuid.uuid4())
@@ -204,7 +205,7 @@ async def create_marker(root: Path, *, limiter: trio.CapacityLimiter) -> str:
             pass  # another process was faster: its marker counts
         except OSError as error:
             raise write_error(error, root / MARKER_NAME) from error
-        return _read_marker(root) or fresh
+        return marker_at(root) or fresh
 
     return await _in_thread(call, limiter)
 
@@ -228,7 +229,8 @@ async def check_marker(root: Path, expected: str, *, limiter: trio.CapacityLimit
         )
 
 
-def _read_marker(root: Path) -> str | None:
+def marker_at(root: Path) -> str | None:
+    """As `read_marker`; blocks."""
     path = root / MARKER_NAME
     try:
         root.stat()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,23 @@ def all_published(connection: sqlite3.Connection) -> list[Copy]:
     """Every copy that was published, by torrent id."""
     rows = connection.execute(f"{_SELECT} WHERE published_at IS NOT NULL ORDER BY torrent_id")
     return [_copy(row) for row in rows]
+
+
+def jobs_of(
+    connection: sqlite3.Connection, torrent_ids: Iterable[TorrentId]
+) -> dict[TorrentId, JobId]:
+    """The job that made each torrent's copy, or else its newest one; none for some."""
+    found = {}
+    for torrent_id in torrent_ids:
+        (job_id,) = connection.execute(
+            "SELECT coalesce("
+            "nullif((SELECT job_id FROM copies WHERE torrent_id = ?1), ''),"
+            " (SELECT id FROM jobs WHERE torrent_id = ?1 ORDER BY seq DESC LIMIT 1))",
+            (torrent_id,),
+        ).fetchone()
+        if job_id is not None:
+            found[torrent_id] = JobId(job_id)
+    return found
 
 
 def _copy(row: tuple[Any, ...]) -> Copy:

@@ -19,6 +19,7 @@ from typing import TypeVar
 import trio
 from trio_util import AsyncBool
 
+from ..core.client import Preferences
 from ..core.errors import (
     QbittorrentError,
     QbittorrentLoginRefused,
@@ -30,7 +31,7 @@ from ..core.errors import (
 from ..core.model import Torrent, TorrentFile, TorrentId
 from ..core.overview import QbittorrentContact
 from ..core.snapshot import Changes, keys_in
-from .qbittorrent_rows import changes_of, file_of, rows_of, torrent_of
+from .qbittorrent_rows import changes_of, file_of, preferences_of, rows_of, torrent_of
 from .qbittorrent_session import Session
 
 T = TypeVar("T")
@@ -303,6 +304,10 @@ class Qbittorrent:
         _check_path(path)
         return await self._read(lambda api: api.folder_entries(path))
 
+    async def preferences(self) -> Preferences:
+        """Give qBittorrent's own settings."""
+        return await self._read(lambda api: preferences_of(api.preferences_row()))
+
     async def refresh_interval_s(self) -> float:
         """Give how often qBittorrent renews what it says of a torrent."""
         return await self._read(lambda api: api.refresh_interval_ms() / 1000)
@@ -328,7 +333,12 @@ class Qbittorrent:
                 abandon_on_cancel=repeatable,
             )
         except (QbittorrentUnreachable, QbittorrentLoginRefused) as error:
-            self._contact = replace(self._contact, reachable=False, problem=str(error))
+            self._contact = replace(
+                self._contact,
+                reachable=False,
+                problem=str(error),
+                logins_tried=self._session.logins_tried,
+            )
             self.reachable.value = False
             raise
         except QbittorrentError:
@@ -339,7 +349,13 @@ class Qbittorrent:
 
     def _answered(self) -> None:
         self._contact = replace(
-            self._contact, reachable=True, last_contact_at=self._now(), problem=None
+            self._contact,
+            reachable=True,
+            last_contact_at=self._now(),
+            problem=None,
+            logins_tried=self._session.logins_tried,
+            logged_in=self._session.logged_in,
+            clock_ahead_s=self._session.clock_ahead_s,
         )
         self.reachable.value = True
 

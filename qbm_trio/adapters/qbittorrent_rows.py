@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
+from ..core.client import Preferences
 from ..core.model import Torrent, TorrentFile, TorrentId
 from ..core.snapshot import Changes
 
@@ -72,6 +73,23 @@ def changes_of(answer: object) -> Changes:
         },
         removed=frozenset(map(TorrentId, said.get("torrents_removed", ()))),
     )
+
+
+def preferences_of(row: Mapping[str, Any]) -> Preferences:
+    """Read the answer of ``app/preferences``."""
+    limited = any(row.get(f"max_{what}_enabled") for what in _LIMITS)
+    return Preferences(
+        save_path=str(row["save_path"]),
+        temp_path=str(row.get("temp_path", "")) if row.get("temp_path_enabled") else "",
+        runs_program=bool(row.get("autorun_enabled")),
+        program=str(row.get("autorun_program", "")),
+        marks_incomplete=bool(row.get("incomplete_files_ext")),
+        removes_with_files=limited and row.get("max_ratio_act") == _REMOVES_WITH_FILES,
+    )
+
+
+_LIMITS: Final = ("ratio", "seeding_time", "inactive_seeding_time")
+_REMOVES_WITH_FILES: Final = 3
 
 
 def file_of(position: int, row: Mapping[str, Any]) -> TorrentFile:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
@@ -61,6 +62,9 @@ class Session(qbittorrentapi.Client):
         self._old_names = False  #: it says "pause" and "resume", as it did before 5.0
         self._now = now
         self.where = url
+        self.logins_tried = 0
+        self.logged_in = False  #: the last one was accepted
+        self.clock_ahead_s: float | None = None  #: of its clock to ours, at the last answer
         super().__init__(
             host=url,
             username=username,
@@ -187,8 +191,11 @@ class Session(qbittorrentapi.Client):
 
     def refresh_interval_ms(self) -> int:
         """Ask the preferences: the list of all, which has it too, takes 4.5 seconds."""
-        preferences = cast(Mapping[str, Any], self.app_preferences())
-        return int(preferences["refresh_interval"])
+        return int(self.preferences_row()["refresh_interval"])
+
+    def preferences_row(self) -> Mapping[str, Any]:
+        """Ask for qBittorrent's own settings."""
+        return cast(Mapping[str, Any], self.app_preferences())
 
     # -- the library's insides that are replaced ----------------------------
 
@@ -250,6 +257,8 @@ class Session(qbittorrentapi.Client):
         self, response: requests.Response, response_class: type, **response_kwargs: Any
     ) -> Any:
         """Read an answer: JSON in such a way that the event loop is let in meanwhile."""
+        said = _epoch(response.headers.get("date"))
+        self.clock_ahead_s = None if said is None else said - self._now()
         # A login page, or the error of a proxy, with a 200: taken for the empty answer to a
         # call that changes something, it would say that it was done.
         if response.content[:100].lstrip().startswith(b"<"):
@@ -290,6 +299,8 @@ class Session(qbittorrentapi.Client):
             ) from cause
         if self.gate.wait_s() > 0:
             raise QbittorrentLoginRefused(self._refused()) from cause
+        self.logins_tried += 1
+        self.logged_in = False
         try:
             self.auth_log_in()
         except qbittorrentapi.Forbidden403Error as error:
@@ -308,6 +319,7 @@ class Session(qbittorrentapi.Client):
             # Never sent again at once: it may have been counted as a failure.
             raise QbittorrentUnreachable(self._no_connection(error)) from error
         self.gate.accepted()
+        self.logged_in = True
 
     # -- sentences ------------------------------------------------------------
 
@@ -357,6 +369,14 @@ class Session(qbittorrentapi.Client):
             f"no connection to qBittorrent at {self.where}; is it running, are QBIT_HOST and "
             "QBIT_PORT right (https:// in QBIT_HOST if its Web UI uses HTTPS)?"
         )
+
+
+def _epoch(date: str | None) -> float | None:
+    """Read a ``Date`` header: epoch seconds."""
+    try:
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except ValueError:
+        return None
 
 
 def _unchanged(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,24 @@ fake and two real versions answer alike.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from .model import Torrent, TorrentFile, TorrentId
 from .overview import QbittorrentContact
 from .snapshot import Changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """qBittorrent's own settings, as far as they matter here. Paths are its own."""
+
+    save_path: str  #: where torrents land unless told otherwise
+    temp_path: str  #: where incomplete ones are kept; "" when nowhere else
+    runs_program: bool  #: when a torrent has finished
+    program: str  #: may hold a key: never to be shown
+    marks_incomplete: bool  #: the names of incomplete files, by ``.!qB``
+    removes_with_files: bool  #: a torrent that reaches the share limit
 
 
 class QbittorrentClient(Protocol):
@@ -200,6 +213,10 @@ class QbittorrentClient(Protocol):
 
         None before 5.0, which cannot tell (two requests then, else one).
         """
+        ...
+
+    async def preferences(self) -> Preferences:
+        """Give qBittorrent's own settings (one request)."""
         ...
 
     async def refresh_interval_s(self) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .checks import Finding
 from .model import Job, JobId, JobState, Phase, WaitReason
 from .space_runs import SpaceOverview
 
@@ -40,6 +41,9 @@ class QbittorrentContact:
     web_api_version: str | None = None
     last_contact_at: float | None = None
     problem: str | None = None  #: what is wrong and how to mend it
+    logins_tried: int = 0  #: a refused one counts towards a ban
+    logged_in: bool = False  #: the last one was accepted
+    clock_ahead_s: float | None = None  #: of its clock to ours; None: it does not tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +115,4 @@ class Overview:
     space: SpaceOverview
     statistics: Mapping[str, int]  #: counters since the journal began
     recent: tuple[Job, ...]
+    checks: tuple[Finding, ...] = ()  #: warnings and problems of the last check

@@ -9,6 +9,7 @@ import trio
 from ..core.client import QbittorrentClient
 from ..core.errors import JobError, JournalUnwritable, QbittorrentError
 from ..core.model import JobId
+from ..logs import about
 from .jobs import Jobs
 from .tiering import Tiering
 
@@ -29,10 +30,10 @@ async def describe_jobs(jobs: Jobs, tiering: Tiering, client: QbittorrentClient)
             if job is None or job_id in described:
                 continue
             try:
-                log.info("dry run: job %s: %s", job_id, await tiering.describe(job))
+                log.info("dry run: %s", await tiering.describe(job), extra=about(job))
                 described.add(job_id)
             except (JobError, QbittorrentError, JournalUnwritable) as error:
-                log.warning("dry run: job %s: %s", job_id, error)
+                log.warning("dry run: %s", error, extra=about(job))
                 failed = True
         with trio.move_on_after(TRY_AGAIN_S if failed else float("inf")):
             await changed.wait()

@@ -35,6 +35,7 @@ from ..core.model import (
     Torrent,
     WaitReason,
 )
+from ..logs import about
 from .queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ class Jobs:
             job: Job = result.value
             self._follow(job)
             position.append(self.queue.position(job.id))
-            log.info("accepted: job %s for %s (priority %d)", job.id, job.hash, job.priority)
+            log.info("accepted: %s, priority %d", job.hash, job.priority, extra=about(job))
 
     async def cancel(self, job_id: JobId) -> Job:
         """Cancel a job; a running copy is told to stop.
@@ -139,7 +140,8 @@ class Jobs:
             NoSuchJob: there is none with this id.
             WrongState: it has ended, or its files are being put in place.
         """
-        return await self._write(partial(ops.cancel, job_id=job_id, now=self._clock()))
+        operation = partial(ops.cancel, job_id=job_id, now=self._clock())
+        return await self._write(operation, "cancelled by a client")
 
     async def end_for(self, hashes: Iterable[str], *, code: str, why: str) -> list[Job]:
         """Cancel the jobs of a torrent that is gone; those that publish end by themselves.
@@ -169,19 +171,9 @@ class Jobs:
         """
         if self.draining:
             raise Draining("the service is stopping; nothing was changed; ask again later")
-        return await self._journal.submit(
-            partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock()),
-            self._retried,
-        ).wait()
-
-    def _retried(self, result: outcome.Outcome[Job]) -> None:
-        self._written(result)
-        if isinstance(result, outcome.Value):
-            job = result.value
-            # A user's consent to have a file moved must be found again.
-            log.info(
-                "job %s (%s) is to be retried, on_conflict=%s", job.id, job.hash, job.on_conflict
-            )
+        again = partial(ops.again, job_id=job_id, on_conflict=on_conflict, now=self._clock())
+        # A user's consent to have a file moved must be found again.
+        return await self._write(again, f"is to be retried, on_conflict={on_conflict}")
 
     async def clear(self) -> int:
         """Clear every job that is not running; return how many there were."""
@@ -193,8 +185,8 @@ class Jobs:
     def _cleared(self, result: outcome.Outcome[list[JobId]]) -> None:
         if isinstance(result, outcome.Value):
             for job_id in result.value:
-                self._forget(job_id)
-            log.info("cleared %d jobs", len(result.value))
+                job = self._forget(job_id)
+                log.info("cleared by a client", extra=about(job) if job else None)
 
     async def get(self, job_id: JobId) -> Job:
         """One job, as the journal has it.
@@ -255,7 +247,8 @@ class Jobs:
             self._resolved,
         ).wait()
         for other in changed:
-            log.info("merged: %s and %s are one torrent", job.id, other.id)
+            log.info("merged: the same torrent as job %s", other.id, extra=about(job))
+            log.info("merged: the same torrent as job %s", job.id, extra=about(other))
         return job
 
     def _resolved(self, result: outcome.Outcome[tuple[Job, list[Job]]]) -> None:
@@ -338,6 +331,8 @@ class Jobs:
         """At start: line up everything the journal has; return how many jobs."""
         for job in await self._journal.do(partial(ops.recover, now=self._clock())):
             self._follow(job)
+            if job.head:
+                log.info("was interrupted by the end of the service; goes on", extra=about(job))
         return len(self._alive)
 
     # -- keeping step
@@ -350,12 +345,16 @@ class Jobs:
             partial(ops.move, job_id=job_id, event=event, now=at, changes=changes)
         )
 
-    async def _write(self, operation: Operation[Job]) -> Job:
-        return await self._journal.submit(operation, self._written).wait()
+    async def _write(self, operation: Operation[Job], told: str = "") -> Job:
+        done = partial(self._written, told=told)  # also when who asked is gone by then
+        job: Job = await self._journal.submit(operation, done).wait()
+        return job
 
-    def _written(self, result: outcome.Outcome[Job]) -> None:
+    def _written(self, result: outcome.Outcome[Job], *, told: str = "") -> None:
         if isinstance(result, outcome.Value):
             self._follow(result.value)
+            if told:
+                log.info("%s", told, extra=about(result.value))
 
     def _follow(self, job: Job) -> None:
         """Bring memory to what the journal now says of ``job``."""
@@ -382,7 +381,7 @@ class Jobs:
                 stop()
         self._note_change()
 
-    def _forget(self, job_id: JobId) -> None:
+    def _forget(self, job_id: JobId) -> Job | None:
         self.queue.discard(job_id)
         job = self._alive.pop(job_id, None)
         self._count_waiting(job, -1)
@@ -393,6 +392,7 @@ class Jobs:
                 if key is not None and self._by_hash.get(key) == job_id:
                     del self._by_hash[key]
         self._note_change()
+        return job
 
     def _count_waiting(self, job: Job | None, by: int) -> None:
         if job is not None and job.state is JobState.WAITING:

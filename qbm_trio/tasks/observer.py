@@ -16,6 +16,7 @@ from .. import __version__
 from ..adapters import journal_facts
 from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal
+from ..core.checks import Finding
 from ..core.client import QbittorrentClient
 from ..core.errors import JournalUnwritable
 from ..core.model import Job, JobState
@@ -42,8 +43,9 @@ class Observer:
         hdd_min_free_bytes: int,
         dry_run: bool,
         space: Callable[[], SpaceOverview],
+        checks: Callable[[], tuple[Finding, ...]],
     ) -> None:
-        """``space`` tells of space management, from cached facts: it must not wait."""
+        """``space`` and ``checks`` tell of their parts, from cached facts: they must not wait."""
         self._jobs = jobs
         self._workers = workers
         self._client = client
@@ -54,6 +56,7 @@ class Observer:
         self._hdd_min_free_bytes = hdd_min_free_bytes
         self._dry_run = dry_run
         self._space = space
+        self._checks = checks
         self._started_at = time.time()
         self._started_at_trio = trio.current_time()
         self.api_requests = 0  #: since start; the journal has those of earlier runs
@@ -123,6 +126,7 @@ class Observer:
             target_bytes=self._target_bytes,
             hdd_min_free_bytes=self._hdd_min_free_bytes,
             space=self._space(),
+            checks=self._checks(),
             statistics=counters,
             recent=tuple(recent),
         )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from pydantic import SecretStr
+
 from ..adapters.copying import CopyOptions
 from ..adapters.journal import Journal
+from ..adapters.qbittorrent import Qbittorrent
 from ..core.client import QbittorrentClient
 from ..core.roots import Roots
 from ..core.tags import LocationTags
@@ -22,6 +25,22 @@ from .ssd_lists import SsdLists
 from .tagging import TaggingPolicy
 from .tiering import Policy
 from .tiers import Tiers
+
+
+def client_of(settings: Settings) -> Qbittorrent:
+    """The qBittorrent that is to be talked to; nothing is sent yet."""
+    return Qbittorrent(
+        url=settings.qbit_url,
+        username=settings.qbit_username,
+        password=secret(settings.qbit_password),
+        api_key=secret(settings.qbit_api_key),
+        verify_ssl=settings.qbit_verify_ssl,
+    )
+
+
+def secret(value: SecretStr | None) -> str:
+    """What is in it; "" when it is not set."""
+    return value.get_secret_value() if value is not None else ""
 
 
 def tiering_policy(settings: Settings) -> Policy:
@@ -56,14 +75,15 @@ def tagging_policy(settings: Settings) -> TaggingPolicy:
 def reconciler_policy(settings: Settings) -> ReconcilerPolicy:
     """What the reconciler obeys."""
     return ReconcilerPolicy(
-        roots=_roots(settings),
+        roots=roots_of(settings),
         interval_s=settings.reconcile_interval_s,
         retention_s=settings.job_retention_s,
         dry_run=settings.dry_run,
     )
 
 
-def _roots(settings: Settings) -> Roots:
+def roots_of(settings: Settings) -> Roots:
+    """Both tiers, and how qBittorrent's paths lead there."""
     return Roots(
         ssd=settings.download_path_ssd,
         hdd=settings.final_dest_base_hdd,
@@ -80,7 +100,7 @@ def space_management(
     tiers: Tiers,
 ) -> SpaceManagement:
     """Space management and what it consists of."""
-    roots = _roots(settings)
+    roots = roots_of(settings)
     tags = (settings.ssd_location_tag, settings.hdd_location_tag)
     lists = SsdLists(roots, client=client, tiers=tiers)
     steps = Steps(

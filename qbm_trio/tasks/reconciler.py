@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import floor, inf
@@ -40,6 +40,7 @@ from ..core.relocation_polls import STOPPED
 from ..core.roots import Roots
 from ..core.snapshot import Snapshot, Update, apply, met
 from ..core.space import RELOCATING_TAG
+from ..logs import about, lines_about, subject
 from .jobs import Jobs
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,12 @@ class Reconciler:
                     return
                 due_s = self._not_before_s
 
+    async def listed(self) -> Sequence[Torrent]:
+        """All torrents, as last told; waits for the first answer."""
+        while not self._snapshot.number:
+            await self.looked.wait()
+        return tuple(self._snapshot.torrents.values())
+
     async def _look_or_say(self) -> None:
         began_s = trio.current_time()
         try:
@@ -226,7 +233,8 @@ class Reconciler:
         for torrent, finding in found:
             twice = torrent.id in before and self._found[torrent.id][1] <= believed_s
             if finding.what is not None and (finding.at_once or twice):
-                await self._act(torrent, finding, known[torrent.id])
+                with lines_about(subject(torrent_id=torrent.id, name=torrent.name)):
+                    await self._act(torrent, finding, known[torrent.id])
         for torrent in matter:
             if torrent.state in SEEDING and torrent.id not in self._found:
                 self._ran[torrent.id] = torrent.state not in STOPPED
@@ -249,7 +257,7 @@ class Reconciler:
                 "is on the HDD stays; add it again, then retry the job"
             )
             for job in await self._jobs.end_for(torrent.hashes, code=REMOVED, why=why):
-                log.info("job %s is cancelled: %s", job.id, why)
+                log.info("cancelled: %s", why, extra=about(job))
             self._removed.pop()
             self._ran.pop(torrent.id, None)
 

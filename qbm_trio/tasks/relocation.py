@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from ..adapters import journal_relocations
+from ..adapters import journal_copies, journal_relocations
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
 from ..core.errors import (
@@ -30,7 +30,7 @@ from ..core.errors import (
     QbittorrentUnreachable,
     TorrentUnknown,
 )
-from ..core.model import WaitReason
+from ..core.model import JobId, TorrentId, WaitReason
 from ..core.relocation import (
     BACK,
     CAN_FAIL,
@@ -43,6 +43,7 @@ from ..core.relocation import (
     Step,
     state_of,
 )
+from ..logs import Subject, lines_about, subject
 from .relocation_proofs import CopyChanged, NotAsPlanned
 from .relocation_steps import Result, Steps
 
@@ -113,6 +114,7 @@ class Relocator:
         self._client = client
         self._journal = journal
         self._now = now
+        self._job_ids: dict[TorrentId, JobId] = {}  #: for the log
 
     async def recover(self) -> list[list[Relocation]]:
         """At start: the groups that were open when the service stopped, to be run again.
@@ -142,11 +144,17 @@ class Relocator:
             JournalUnwritable: a step cannot be recorded; none is taken then.
         """
         rows = {row.id: row for row in watch.rows}
+        jobs_of = partial(
+            journal_copies.jobs_of, torrent_ids=[row.torrent_id for row in watch.rows]
+        )
+        self._job_ids |= await self._journal.do(jobs_of)
         while left := [row for row in rows.values() if row.step in OPEN]:
             row = min(left, key=lambda row: (_TOGETHER[row.step], row.id))
             ids, result = await self._go_on(row, left, list(rows.values()), watch)
             if result.event in (Event.FAIL, Event.MOVED):
-                log.error("%r is not relocated: %s: %s", rows[ids[0]].name, row.step, result.why)
+                of = rows[ids[0]]
+                what = self._about(of)
+                log.error("%r is not relocated: %s: %s", of.name, row.step, result.why, extra=what)
             # One that cannot be recorded is taken again, and finds nothing left to delete.
             freed_bytes = watch.freed_bytes.get(ids[0], 0) + result.freed_bytes
             watch.freed_bytes[ids[0]] = freed_bytes
@@ -172,7 +180,7 @@ class Relocator:
                 why = "one that it shares files with could not be kept on the HDD"
                 return [row.id], Result(event=Event.FAIL, why=why)
             return await self._delete(row, left, watch)
-        log.info("relocating %r: %s", row.name, row.step)
+        log.info("relocating %r: %s", row.name, row.step, extra=self._about(row))
         result = await self._persist(row, watch, self._steps.take)
         if row.step is Step.WAITING and result.event is Event.ADVANCE:
             waiting = [other for other in left if other.step is Step.WAITING]
@@ -188,14 +196,15 @@ class Relocator:
     async def _delete(
         self, row: Relocation, left: Sequence[Relocation], watch: GroupWatch
     ) -> tuple[list[int], Result]:
-        log.info("relocating %r: %s", row.name, row.step)
+        log.info("relocating %r: %s", row.name, row.step, extra=self._about(row))
         of = row
 
         async def one_try(row: Relocation) -> Result:
             # Anew at each try: between two, qBittorrent may have forgotten the move.
             nonlocal of
             for of in left:
-                there = await self._steps.still_there(of)
+                with lines_about(self._about(of)):
+                    there = await self._steps.still_there(of)
                 if there.event is not Event.ADVANCE:
                     return there
             of = row
@@ -211,6 +220,19 @@ class Relocator:
         call: Callable[[Relocation], Awaitable[Result]],
     ) -> Result:
         """Call until something came of it that the table knows."""
+        with lines_about(self._about(row)):
+            return await self._until_known(row, watch, call)
+
+    def _about(self, row: Relocation) -> Subject:
+        job_id = self._job_ids.get(row.torrent_id)
+        return subject(job_id=job_id, torrent_id=row.torrent_id, name=row.name)
+
+    async def _until_known(
+        self,
+        row: Relocation,
+        watch: GroupWatch,
+        call: Callable[[Relocation], Awaitable[Result]],
+    ) -> Result:
         while True:
             try:
                 result = await call(row)
@@ -256,7 +278,8 @@ class Relocator:
         rows = await self._journal.do(partial(journal_relocations.interrupt, now=self._now()))
         async with trio.open_nursery() as nursery:
             for row in rows:
-                nursery.start_soon(self._undo_early, row)
+                with lines_about(self._about(row)):
+                    nursery.start_soon(self._undo_early, row)
 
     async def _undo_early(self, row: Relocation) -> None:
         try:

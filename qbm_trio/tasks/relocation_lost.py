@@ -20,6 +20,7 @@ from ..core.model import Torrent
 from ..core.placement import unmap_path
 from ..core.relocation import Relocation, RunId, Step
 from ..core.space import RELOCATING_TAG
+from ..logs import subject
 from .space_run import Outside
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ async def lost_row(outside: Outside, torrent: Torrent) -> Relocation | None:
             "and take the tag off",
             torrent.name,
             RELOCATING_TAG,
+            extra=subject(torrent_id=torrent.id, name=torrent.name),
         )
         return None
     return Relocation(
@@ -106,6 +108,7 @@ def _add(connection: Connection, *, rows: list[Relocation], now: float) -> list[
                 "%r was being relocated, which the restored journal does not know: it goes back "
                 "or on, and is started; its automatic management stays off",
                 row.name,
+                extra=subject(torrent_id=row.torrent_id, name=row.name),
             )
     connection.execute("DELETE FROM meta WHERE name = ?", (RESTORED_AT,))
     return added

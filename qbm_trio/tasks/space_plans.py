@@ -13,6 +13,7 @@ from ..core.relocation import Relocation
 from ..core.roots import Roots
 from ..core.space import Choice, SpacePlan
 from ..core.space_runs import spared_sums, spared_words
+from ..logs import subject
 from .space_run import Outside
 from .space_survey import Need, Survey
 from .tiers import Tiers
@@ -109,6 +110,7 @@ def say_open(rows: Sequence[Relocation]) -> None:
             "qBittorrent; set DRY_RUN to false and restart, and it is brought to its end",
             row.name,
             row.step,
+            extra=subject(torrent_id=row.torrent_id, name=row.name),
         )
 
 

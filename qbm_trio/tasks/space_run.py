@@ -21,6 +21,7 @@ from ..core.relocation_polls import STOPPED_COMPLETE
 from ..core.roots import Roots
 from ..core.space import PIN_TAG, Relocate, SpacePlan
 from ..core.space_runs import FAILURES_KEPT, FailedGroup, RunFigures, spared_sums
+from ..logs import subject
 from .jobs import Jobs
 from .relocation import GroupWatch
 from .relocation_proofs import NotAsPlanned
@@ -159,7 +160,8 @@ class Run:
         try:
             rows = await self._begin(relocate)
         except (NotAsPlanned, AlreadyRelocating, TorrentUnknown, JobError) as error:
-            log.warning("%r is not relocated: %s", first, error)
+            what = subject(torrent_id=relocate.group.torrent_ids[0], name=first)
+            log.warning("%r is not relocated: %s", first, error, extra=what)
             count = len(relocate.group.torrent_ids)
             self._failures.append(FailedGroup(name=first, torrents=count, error=str(error)))
             return True

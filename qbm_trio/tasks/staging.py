@@ -20,6 +20,7 @@ from ..adapters.journal_checkpoints import Checkpoint
 from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
 from ..core.errors import JobError
 from ..core.model import JobId
+from ..logs import subject
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Staging:
             )
         except JobError as error:
             # The job's next try empties it; of one that has ended it is dropped later.
-            log.warning("staging of job %s is left for now: %s", job_id, error)
+            log.warning("staging is left for now: %s", error, extra=subject(job_id=job_id))
             return False
         return True
 

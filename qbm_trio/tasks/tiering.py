@@ -36,7 +36,7 @@ from ..core.errors import (
 )
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent, WaitReason
 from ..core.placement import Place
-from ..logs import rename_job
+from ..logs import resolved
 from .destinations import Destinations
 from .hardlinks import Hardlinks, Turns
 from .jobs import Jobs
@@ -150,7 +150,7 @@ class Tiering:
         running.job = await self._jobs.resolve(running.job.id, torrent)
         if running.job.state is JobState.MERGED:
             return None
-        rename_job(torrent.name)  # the notification's was only a hint
+        resolved(torrent.id, torrent.name)  # the notification's name was only a hint
         await self._planner.require_not_relocating(running.job, torrent)
         place = self._planner.place(running.job, torrent)
         if place is Place.ELSEWHERE:
@@ -232,7 +232,7 @@ class Tiering:
                 await self._room(running, seen),
                 self._staging.recording(running.job.id, staged.fingerprint) as record,
             ):
-                running.restart_clock()
+                running.copy_begins()
                 report = await copy_and_verify(
                     plan.metainfo,
                     staged.items,
@@ -242,6 +242,7 @@ class Tiering:
                     resume_at=staged.resume_at,
                     record=record,
                 )
+                running.copy_ended()
             await self._publish(
                 running,
                 Publication(

@@ -18,6 +18,7 @@ from ..core.errors import JournalUnwritable, NoSuchJob
 from ..core.lifecycle import IllegalMove
 from ..core.model import JobId, WaitReason
 from ..core.retry import LONGEST_DELAY_S
+from ..logs import subject
 from .jobs import Jobs
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Waits:
         except (IllegalMove, NoSuchJob):
             pass  # cancelled, cleared, merged while it waited; perhaps even forgotten since
         except JournalUnwritable as error:
-            log.error("job %s cannot go on yet: %s", job_id, error)
+            log.error("cannot go on yet: %s", error, extra=subject(job_id=job_id))
             self.add(job_id, reason, JOURNAL_RETRY_S)
 
     def _set(self, job_id: JobId, at: float, reason: WaitReason) -> None:

@@ -29,7 +29,7 @@ from ..core.lifecycle import IllegalMove
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Progress, WaitReason
 from ..core.overview import RunningJob
 from ..core.retry import LONGEST_DELAY_S, backoff_s
-from ..logs import job_context
+from ..logs import about, lines_about, subject
 from .jobs import Jobs
 from .waits import JOURNAL_RETRY_S, Waits
 
@@ -50,10 +50,18 @@ class Running:
     began_at_trio: float = field(default_factory=trio.current_time)
     began_at_bytes: int = 0  #: copied by an earlier try, so not at this one's rate
 
-    def restart_clock(self) -> None:
+    def copy_begins(self) -> None:
         """Measure the rate from now: the copy begins, or goes on."""
         self.began_at_trio = trio.current_time()
         self.began_at_bytes = self.progress.bytes_done
+        log.info("%d bytes to copy", self.progress.bytes_total - self.began_at_bytes)
+
+    def copy_ended(self) -> None:
+        """Say how long it took."""
+        took_s = trio.current_time() - self.began_at_trio
+        size_bytes = self.progress.bytes_done - self.began_at_bytes
+        rate = size_bytes / took_s / 1e6 if took_s > 0 else 0.0
+        log.info("%d bytes copied in %.1f s, %.1f MB/s", size_bytes, took_s, rate)
 
     def shown(self) -> RunningJob:
         """What ``/status`` says of it."""
@@ -108,6 +116,7 @@ class Workers:
         self._taking = trio.CancelScope()
         self._scope = trio.CancelScope()
         self._attempts: dict[JobId, trio.Event] = {}
+        self._begun: set[JobId] = set()  #: of which it was said, since they last failed
         self._said: dict[JobId, str] = {}  #: why each waiting job waits, as last logged
         self._failures: dict[JobId, int] = {}  #: of the disk under each job
         self._littered: set[JobId] = set()  #: ended, with data that the disk did not drop
@@ -146,13 +155,15 @@ class Workers:
         self._scope.deadline = trio.current_time() + seconds
 
     async def _one(self, job_id: JobId, borrower: object) -> None:
+        job = self._jobs.of(job_id)
         try:
-            async with self._turn(job_id):
-                with trio.CancelScope() as scope:
-                    await self._attempt(job_id, scope)
-                if scope.cancelled_caught:
-                    log.info("job %s was cancelled", job_id)
-                    await self._drop_partial_data(job_id)
+            with lines_about(about(job) if job else subject(job_id=job_id)):
+                async with self._turn(job_id):
+                    with trio.CancelScope() as scope:
+                        await self._attempt(job_id, scope)
+                    if scope.cancelled_caught:
+                        log.info("stopped, for it was cancelled")
+                        await self._drop_partial_data(job_id)
         finally:
             self._limiter.release_on_behalf_of(borrower)
             if self._jobs.of(job_id) is None:
@@ -180,12 +191,14 @@ class Workers:
     async def _clear_up(self, job_id: JobId) -> None:
         if self._jobs.of(job_id) is not None:
             return  # retried: that may run for hours, and clears up itself
-        async with self._turn(job_id):
-            if self._jobs.of(job_id) is None:
-                self._forget(job_id)
-                await self._drop_partial_data(job_id)
+        with lines_about(subject(job_id=job_id)):
+            async with self._turn(job_id):
+                if self._jobs.of(job_id) is None:
+                    self._forget(job_id)
+                    await self._drop_partial_data(job_id)
 
     def _forget(self, job_id: JobId) -> None:
+        self._begun.discard(job_id)
         self._said.pop(job_id, None)
         self._failures.pop(job_id, None)
 
@@ -225,19 +238,22 @@ class Workers:
             await self._hand_back(job_id)
             return
         running = self.running[job_id] = Running(job=job)
-        with job_context(job_id, job.name or job.hash):
-            try:
-                await self._carry_out(running)
-            except JournalUnwritable:
-                await self._hand_back(job_id)
-            except (IllegalMove, WrongState):
-                # Cancelled while it worked; the scope is cancelled too.
-                await trio.lowlevel.checkpoint()
-            except trio.Cancelled:
-                await self._interrupted(job_id)
-                raise
-            finally:
-                del self.running[job_id]
+        # Once: one that is not ready is looked at again every few seconds.
+        level = logging.DEBUG if job_id in self._begun else logging.INFO
+        self._begun.add(job_id)
+        log.log(level, "%s", running.phase)
+        try:
+            await self._carry_out(running)
+        except JournalUnwritable:
+            await self._hand_back(job_id)
+        except (IllegalMove, WrongState):
+            # Cancelled while it worked; the scope is cancelled too.
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            await self._interrupted(job_id)
+            raise
+        finally:
+            del self.running[job_id]
 
     async def _carry_out(self, running: Running) -> None:
         """Do the work and record how it ended."""
@@ -299,6 +315,7 @@ class Workers:
             job_id, WaitReason.RETRY, str(error), delay_s=delay_s, attempts=attempts
         )
         self._waits.add(job_id, WaitReason.RETRY, delay_s)
+        self._begun.discard(job_id)
         log.warning("attempt %d failed, again in %.0f s: %s", attempts, delay_s, error)
 
     async def _fail(self, running: Running, code: str, message: str) -> None:
@@ -313,7 +330,7 @@ class Workers:
                 self._littered.add(job_id)
         except Exception:
             # A bug, since `discard` keeps a disk's troubles to itself; the job has ended.
-            log.exception("a bug: job %s: partial data stays until the next start", job_id)
+            log.exception("a bug: partial data stays until the next start")
 
     async def _interrupted(self, job_id: JobId) -> None:
         """Record that the drain stopped a job. If this fails, recovery does the same."""

@@ -100,6 +100,19 @@ def of_tiers(name: str, *tiers: str) -> Source:
     return Source(paths=tuple(paths.values()), labels=("tier",), samples=samples)
 
 
+def by_word(path: str, name: str, words: Iterable[str]) -> Source:
+    """How many entries of the list at ``path`` have each of these words as their ``name``."""
+    every = tuple(words)
+
+    def samples(document: StatusAnswer) -> Samples:
+        entries = _value(document, path)
+        assert isinstance(entries, list)
+        for word in every:
+            yield (word,), float(sum(getattr(entry, name) == word for entry in entries))
+
+    return Source(paths=(f"{path}[].{name}",), labels=(name,), samples=samples)
+
+
 _PHASES: Final[Mapping[str, tuple[str, ...]]] = {
     "tiering": tuple(Phase),
     "relocation": tuple(step for step in Step if step in OPEN),

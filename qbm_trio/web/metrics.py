@@ -25,6 +25,7 @@ from .messages import Reply
 from .metric_sources import (
     Source,
     at,
+    by_word,
     each,
     is_said,
     longest_of_processes,
@@ -35,7 +36,7 @@ from .metric_sources import (
     sum_of_processes,
     texts,
 )
-from .status import ServiceStatus, StatusAnswer
+from .status import CheckItem, ServiceStatus, StatusAnswer
 
 TEXT_TYPE: Final = "text/plain"
 OPENMETRICS_TYPE: Final = "application/openmetrics-text"
@@ -97,6 +98,12 @@ FIGURES: Final = (
         "1 for each thing that keeps the service from doing all of its work now: the journal "
         "cannot be written, it was restored at this start, qBittorrent is away, a tier is not "
         "usable.",
+    ),
+    Figure(
+        "qbm_checks",
+        by_word("checks", "level", get_args(CheckItem.model_fields["level"].annotation)),
+        "Warnings and problems of the set-up that the last check found, at the start or since "
+        "qBittorrent was away; /status says which.",
     ),
     Figure(
         "qbm_dry_run",

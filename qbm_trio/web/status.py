@@ -147,6 +147,17 @@ class Statistics(Answer):
     jobs_recovered: int = 0
 
 
+class CheckItem(Answer):
+    """Something about the set-up that needs attention."""
+
+    level: Literal["warning", "problem"] = Field(
+        description="problem: torrents will not be copied, or not relocated. warning: it works, "
+        "but perhaps not as expected."
+    )
+    code: str = Field(description="One stable word.")
+    message: Text = Field(description="What was found, where, and how to mend it.")
+
+
 class StatusAnswer(Answer):
     """Everything at a glance."""
 
@@ -159,6 +170,10 @@ class StatusAnswer(Answer):
     space: SpaceStatus
     statistics: Statistics
     recent: list[JobItem]
+    checks: list[CheckItem] = Field(
+        description="Found at the start, and again when qBittorrent was away: at most 50, the "
+        "problems first. /health does not count them: it tells how things are now."
+    )
 
 
 def status_answer(o: Overview) -> StatusAnswer:
@@ -221,6 +236,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             **{n: v for n, v in o.statistics.items() if n in Statistics.model_fields}
         ),
         recent=[JobItem.model_validate(j) for j in o.recent],
+        checks=[CheckItem.model_validate(f) for f in o.checks],
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from qbm_trio.adapters.metainfo import parse
+from qbm_trio.core.client import Preferences
 from qbm_trio.core.errors import QbittorrentError, TooEarlyToTell, TorrentUnknown
 from qbm_trio.core.model import TorrentId
 from tests.contract.subjects import KINDS, PAD, REAL, UNKNOWN, Subject, subject_of
@@ -337,3 +338,51 @@ async def test_export_without_metadata_is_refused_with_a_reason(subject: Subject
     with pytest.raises(QbittorrentError, match=id):
         await subject.client.export(TorrentId(id))
     assert subject.client.contact.reachable
+
+
+async def test_its_own_settings_and_its_clock_are_read(subject: Subject) -> None:
+    if subject.qbt is not None:
+        before = subject.qbt.api.app_preferences()
+        program = "/x/hook.sh %K"
+        subject.qbt.api.app_set_preferences(
+            {
+                "autorun_enabled": True,
+                "autorun_program": program,
+                "temp_path_enabled": True,
+                "temp_path": str(subject.folder / "temp"),
+                "incomplete_files_ext": True,
+                "max_ratio_enabled": True,
+                "max_ratio_act": 3,
+            }
+        )
+        try:
+            found = await subject.client.preferences()
+        finally:
+            subject.qbt.api.app_set_preferences(
+                {
+                    name: before[name]
+                    for name in (
+                        "autorun_enabled",
+                        "autorun_program",
+                        "temp_path_enabled",
+                        "temp_path",
+                        "incomplete_files_ext",
+                        "max_ratio_enabled",
+                        "max_ratio_act",
+                    )
+                }
+            )
+        assert found == Preferences(
+            save_path=str(subject.qbt.save),
+            temp_path=str(subject.folder / "temp"),
+            runs_program=True,
+            program=program,
+            marks_incomplete=True,
+            removes_with_files=True,
+        )
+        contact = subject.client.contact
+        assert contact.clock_ahead_s is not None
+        assert abs(contact.clock_ahead_s) < 5
+        assert (contact.logins_tried, contact.logged_in) == (0, False)
+    found = await subject.client.preferences()
+    assert (found.temp_path, found.runs_program, found.removes_with_files) == ("", False, False)

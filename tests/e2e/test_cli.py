@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qbm_trio import __version__
+from tests.rig.qbt import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_PY = str(ROOT / "scripts" / "run.py")
@@ -54,13 +55,18 @@ def test_bad_settings_are_all_named_without_a_traceback(arguments: list[str]) ->
     assert "sh0rt" not in done.stderr
 
 
-def test_check_config_of_good_settings_says_so(environ: dict[str, str]) -> None:
-    done = service("--check-config", env=environ | {"SONARR_URL": "http://sonarr"})
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
-        "warning: SONARR_URL: belonged to the old tool and has no effect here",
-        "The settings can be used.",
-    ]
+def test_check_config_without_qbittorrent_says_all_that_can_be_said(
+    environ: dict[str, str],
+) -> None:
+    nobody = {"QBIT_PORT": str(free_port()), "HTTP_API_KEY": "0123456789abcdef"}
+    done = service("--check-config", env=environ | nobody | {"SONARR_URL": "http://sonarr"})
+    assert (done.returncode, done.stderr) == (3, "")
+    said = done.stdout
+    assert "warning  SONARR_URL: belonged to the old tool and has no effect here" in said
+    assert "warning  HTTP_API_KEY can be guessed" in said
+    assert f"ok       DOWNLOAD_PATH_SSD {environ['DOWNLOAD_PATH_SSD']} can be written by" in said
+    assert "problem  no connection to qBittorrent" in said
+    assert "This will not work as it is: 1 problem, " in said
     assert not Path(environ["CONFIG_BASE"], "qbit-manager-state").exists()
 
 
@@ -126,8 +132,9 @@ def test_the_first_start_goes_on_where_the_environment_gives_both_folders(
 ) -> None:
     file = tmp_path / ".env"
     del environ["HTTP_API_KEY"]
-    done = run(RUN_PY, str(file), "--check-config", env=environ | {"HOME": str(tmp_path)})
-    assert (done.returncode, done.stdout) == (0, "The settings can be used.\n")
+    env = environ | {"HOME": str(tmp_path), "QBIT_PORT": str(free_port())}
+    done = run(RUN_PY, str(file), "--check-config", env=env)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (3, "settings:")
     assert "now edit it" not in done.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -158,14 +165,16 @@ def test_nothing_in_the_env_file_is_run_or_expanded(
 def test_the_environment_wins_over_the_env_file(environ: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / ".env"
     file.write_text("\n".join(f"{name}={value}" for name, value in environ.items()))
-    assert run(RUN_PY, str(file), "--check-config", env={}).returncode == 0
+    nobody = {"QBIT_PORT": str(free_port())}
+    assert run(RUN_PY, str(file), "--check-config", env=nobody).returncode == 3
     bad = run(RUN_PY, str(file), "--check-config", env={"HTTP_PORT": "x"})
     assert bad.returncode == 2
     assert "HTTP_PORT" in bad.stderr
     key = tmp_path / "key"
     key.write_text("k" * 32)
-    fine = run(RUN_PY, str(file), "--check-config", env={"HTTP_API_KEY_FILE": str(key)})
-    assert fine.returncode == 0, fine.stderr
+    fine = run(RUN_PY, str(file), "--check-config", env=nobody | {"HTTP_API_KEY_FILE": str(key)})
+    assert fine.returncode == 3, fine.stderr
+    assert "HTTP_API_KEY can be guessed" in fine.stdout
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import trio
 from trio_util import AsyncBool
 
+from qbm_trio.core.client import Preferences
 from qbm_trio.core.errors import (
     QbittorrentError,
     QbittorrentTooLate,
@@ -38,6 +39,14 @@ class FakeQbittorrent(FakeTorrents):
         """Be like 5.1, or with ``old`` like 4.5."""
         super().__init__(old=old)
         self.refresh_s = 0.1
+        self.preferred = Preferences(
+            save_path="/downloads",
+            temp_path="",
+            runs_program=False,
+            program="",
+            marks_incomplete=False,
+            removes_with_files=False,
+        )
         self.calls: list[tuple[object, ...]] = []
         self.down: QbittorrentError | None = None
         self.failures: list[QbittorrentError] = []
@@ -209,6 +218,10 @@ class FakeQbittorrent(FakeTorrents):
         if self.old:
             return None
         return frozenset(str(PurePosixPath(path) / name) for name in listing(self.disk(path)))
+
+    async def preferences(self) -> Preferences:
+        await self._call("preferences")
+        return self.preferred
 
     async def refresh_interval_s(self) -> float:
         await self._call("refresh_interval_s")

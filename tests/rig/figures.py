@@ -132,6 +132,9 @@ def expected(document: Any, row: Figure) -> Iterator[tuple[dict[str, str], float
                 yield {"kind": kind}, sum(found)
             elif found:
                 yield {"kind": kind}, max(found)
+    elif first == "checks[].level":
+        for word in SCHEMA["$defs"]["CheckItem"]["properties"]["level"]["enum"]:
+            yield {"level": word}, sum(item["level"] == word for item in document["checks"])
     elif "*" in first:
         above, _, below = first.partition(".*")
         for name, entry in (at(document, above) or {}).items():

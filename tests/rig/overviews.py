@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qbm_trio.core.checks import Finding, Group, Level
 from qbm_trio.core.model import Job, JobId, JobState, Phase, TorrentId, WaitReason
 from qbm_trio.core.overview import (
     Condition,
@@ -153,4 +154,8 @@ def full_overview() -> Overview:
             "jobs_recovered": 103,
         },
         recent=(_job(2, JobState.DONE),),
+        checks=tuple(
+            Finding(level=level, code="c", group=Group.PATHS, what="w", advice="a")
+            for level in (Level.PROBLEM, Level.WARNING, Level.WARNING)
+        ),
     )

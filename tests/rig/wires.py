@@ -10,6 +10,7 @@ import socket
 import threading
 from collections import Counter
 from contextlib import suppress
+from typing import Self
 
 _REQUEST = re.compile(rb"^(?:GET|POST) (/[^ ?]*)[^\r\n]* HTTP/1\.1\r\n", re.MULTILINE)
 
@@ -47,7 +48,7 @@ class Counting:
         """Where it listens."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def __enter__(self) -> Counting:
+    def __enter__(self) -> Self:
         self._start(self._accept)
         return self
 
@@ -81,6 +82,7 @@ class Counting:
     def _relay(self, source: socket.socket, target: socket.socket, count: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                self._hear(data)
                 if count:
                     # Our client sends the head of each request in one piece.
                     self.requests.update(path.decode() for path in _REQUEST.findall(data))
@@ -88,3 +90,17 @@ class Counting:
         for sock in (source, target):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def _hear(self, data: bytes) -> None:
+        """What passes, in either direction."""
+
+
+class Recording(Counting):
+    """A relay that keeps all that passes."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.heard = bytearray()
+
+    def _hear(self, data: bytes) -> None:
+        self.heard += data

@@ -61,6 +61,6 @@ async def test_it_waits_for_qbittorrent(tmp_path: Path, caplog: pytest.LogCaptur
         made = make(service.ssd, "T", 100)
         await service.notify(fake.add(made.data, save_path=str(service.ssd)))
         await wait_all_tasks_blocked()
-        assert "dry run: job" not in caplog.text, "neither a plan nor a warning"
+        assert "dry run: " not in caplog.text, "neither a plan nor a warning"
         fake.down = None
         await condition(lambda: "would copy" in caplog.text)

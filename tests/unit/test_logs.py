@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from qbm_trio import logs
-from qbm_trio.logs import REDACTED, job_context, logging_to
+from qbm_trio.logs import REDACTED, lines_about, logging_to, subject
 from qbm_trio.settings import Settings, load
 
 SECRET = "s3cret/with&signs 'and' \"quotes\" \\"
@@ -77,7 +77,7 @@ def test_no_secret_reaches_the_log(
             raise ValueError(SECRET)
         except ValueError:
             log.exception("it failed")
-        with job_context("j1", SECRET):
+        with lines_about(subject(job_id="j1", name=SECRET)):
             log.info("named so")
     text = settings.log_file.read_text() + capsys.readouterr().out
     assert "s3cret" not in text
@@ -86,7 +86,10 @@ def test_no_secret_reaches_the_log(
 
 
 def test_json_lines_are_objects_with_the_job_and_the_traceback(settings: Settings) -> None:
-    with logging_to(with_format(settings, "json")), job_context("j1", 'a "name"\n✓'):
+    with (
+        logging_to(with_format(settings, "json")),
+        lines_about(subject(job_id="j1", name='a "name"\n✓')),
+    ):
         try:
             raise ValueError("why")
         except ValueError:
@@ -105,7 +108,10 @@ def test_json_lines_are_objects_with_the_job_and_the_traceback(settings: Setting
 
 
 def test_a_name_cannot_forge_a_line(settings: Settings) -> None:
-    with logging_to(settings), job_context("j1", "evil\n2026-01-01 INFO forged"):
+    with (
+        logging_to(settings),
+        lines_about(subject(job_id="j1", name="evil\n2026-01-01 INFO forged")),
+    ):
         log.info("about %s", "x\r\ny\x1b[31m\udcff")
     (line,) = lines_of(settings)
     assert line.endswith(r"about x\r\ny\x1b[31m\udcff [job j1 evil\n2026-01-01 INFO forged]"), line
@@ -113,7 +119,7 @@ def test_a_name_cannot_forge_a_line(settings: Settings) -> None:
 
 async def test_each_task_and_its_threads_name_their_own_job(settings: Settings) -> None:
     async def work(name: str) -> None:
-        with job_context(name, f"torrent {name}"):
+        with lines_about(subject(job_id=name, name=f"torrent {name}")):
             await trio.lowlevel.checkpoint()
             await trio.to_thread.run_sync(log.info, "from a thread")
             log.info("from the task")
@@ -209,3 +215,44 @@ with logging_to(settings):
         [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, check=True
     )
     assert done.stdout.count(b"\n") == 2000
+
+
+def test_the_file_is_of_bounded_size_and_loses_no_line_of_what_it_keeps(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_FILE_BYTES", 20_000)
+    with logging_to(settings):
+        for n in range(3000):
+            log.info("line %d of many", n)
+    files = sorted(settings.log_file.parent.iterdir())
+    assert [path.name for path in files] == ["qbit-manager.log"] + [
+        f"qbit-manager.log.{n}" for n in range(1, 6)
+    ]
+    assert all(path.stat().st_size <= 20_000 for path in files)
+    kept = "".join(path.read_text() for path in [*files[:0:-1], files[0]]).splitlines()
+    numbers = [int(re.findall(r"line (\d+) of many$", line)[0]) for line in kept]
+    assert numbers == list(range(3000 - len(kept), 3000))
+    assert len(kept) > 500
+
+
+def test_a_line_may_say_itself_what_it_is_about(settings: Settings) -> None:
+    with logging_to(settings), lines_about(subject(job_id="j1", name="T")):
+        log.info("of another", extra=subject(job_id="j2"))
+        log.info("of a torrent", extra=subject(torrent_id="ab", name="U"))
+        log.info("of this")
+        logs.resolved("cd", "true name")
+        log.info("of this, too")
+    assert [line.split("test: ")[1] for line in lines_of(settings)] == [
+        "of another [job j2]",
+        "of a torrent [torrent ab U]",
+        "of this [job j1 T]",
+        "of this, too [job j1 torrent cd true name]",
+    ]
+
+
+def test_the_name_of_a_session_is_struck_out(settings: Settings) -> None:
+    with logging_to(settings):
+        log.info("Cookie: SID=abc123; QBT_SID_8080=def456 <Cookie SID=ghi789 for x>")
+    (line,) = lines_of(settings)
+    assert not any(value in line for value in ("abc123", "def456", "ghi789"))
+    assert line.count(REDACTED) == 3

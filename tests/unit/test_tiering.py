@@ -219,7 +219,7 @@ async def test_the_log_names_the_torrent_its_place_and_who_wished_to_retry(
     names: dict[str, str] = {}
 
     def note(record: logging.LogRecord) -> bool:
-        names.setdefault(record.getMessage(), (logs._job.get() or ("", ""))[1])
+        names.setdefault(record.getMessage(), (logs._subject.get() or {}).get("torrent", ""))
         return True
 
     caplog.handler.addFilter(note)
@@ -232,7 +232,8 @@ async def test_the_log_names_the_torrent_its_place_and_who_wished_to_retry(
         await service.service.jobs.retry(job_id, on_conflict=OnConflict.SET_ASIDE)
         assert (await service.ended(job_id)).outcome is Outcome.TIERED
     assert f"published in {service.hdd / 'T'}: 2 files" in caplog.text
-    assert f"job {job_id} (" in caplog.text
+    (again,) = [r for r in caplog.records if "is to be retried" in r.getMessage()]
+    assert (again.__dict__["job_id"], again.__dict__["torrent"]) == (job_id, "T")
     assert "is to be retried, on_conflict=set_aside" in caplog.text
     assert names["copying"] == "T"  # at the first try, too
 

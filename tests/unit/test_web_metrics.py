@@ -20,6 +20,8 @@ OVERVIEWS = pytest.mark.parametrize("seen", [full_overview(), overview()], ids=[
 SINGLE = ("queue.items[].", "recent[].", "space.last_run.failures[].")
 """The first few of many, for people: no figures of the service as a whole."""
 TEXTS = {
+    "checks[].code",
+    "checks[].message",
     "processes[].id",
     "processes[].hash",
     "processes[].name",
@@ -82,6 +84,7 @@ def test_labels_are_few_and_never_a_torrent_s() -> None:
     assert {label for row in FIGURES for label in row.source.labels} == {
         "by",
         "kind",
+        "level",
         "phase",
         "reason",
         "state",

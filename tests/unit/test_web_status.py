@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qbm_trio.core.checks import Finding, Group, Level
 from qbm_trio.core.model import Job, JobId, JobState, Phase, TorrentId
 from qbm_trio.core.overview import QbittorrentContact, QueueFigures, RunningJob
 from qbm_trio.core.relocation import OPEN, RunId, Step
@@ -107,7 +108,7 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
             "jobs_recovered",
         },
     }
-    assert set(status) - set(names) == {"processes", "recent"}
+    assert set(status) - set(names) == {"processes", "recent", "checks"}
     assert set(status["processes"][0]) == {
         "id",
         "hash",
@@ -246,3 +247,21 @@ def test_a_job_whose_torrent_is_not_known_yet_has_the_name_of_its_params_or_none
     status = shown(queue=figures, running=(running,))
     assert [item["name"] for item in status["queue"]["items"]] == ["From params", None]
     assert status["processes"][0]["name"] is None
+
+
+def test_what_needs_attention_is_shown_in_one_line_each() -> None:
+    finding = Finding(
+        level=Level.PROBLEM,
+        code="paths_differ",
+        group=Group.PATHS,
+        what="qBittorrent lists /a\nb",
+        advice="set PATH_MAPPINGS",
+    )
+    assert shown(checks=(finding,))["checks"] == [
+        {
+            "level": "problem",
+            "code": "paths_differ",
+            "message": "qBittorrent lists /a\\nb; set PATH_MAPPINGS",
+        }
+    ]
+    assert shown()["checks"] == []

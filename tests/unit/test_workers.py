@@ -286,7 +286,7 @@ async def test_rate_and_remaining_time_are_those_since_the_copy_began(
         running = world.workers.running[job_id]
         assert (running.shown().bytes_per_second, running.shown().eta_s) == (0, None)
         await trio.sleep(100)
-        running.restart_clock()
+        running.copy_begins()
         running.progress.bytes_total = 1000
         await trio.sleep(10)
         running.progress.bytes_done = 200
