@@ -21,7 +21,13 @@ from qbm_trio.core import relocation_polls
 from qbm_trio.core.model import Outcome, TorrentId
 from qbm_trio.core.relocation import OPEN, Relocation, Step
 from qbm_trio.core.space_runs import SpaceRun
-from qbm_trio.tasks import relocation, relocation_deletion, relocation_steps, relocation_watch
+from qbm_trio.tasks import (
+    reconciler,
+    relocation,
+    relocation_deletion,
+    relocation_steps,
+    relocation_watch,
+)
 from qbm_trio.tasks.shutdown import Shutdown
 from qbm_trio.tasks.space import SpaceManagement
 from qbm_trio.tasks.tiers import Tiers
@@ -366,6 +372,8 @@ def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relocation_deletion, "FREED_WITHIN_S", 0.1)
     monkeypatch.setattr(relocation_deletion, "FREED_LOOK_S", 0.005)
     monkeypatch.setattr(relocation, "RETRY_S", 0.05)
+    # A list that took a second on a busy machine is no reason to rest for twenty.
+    monkeypatch.setattr(reconciler, "SHARE", 1)
 
 
 def two_disks_said(monkeypatch: pytest.MonkeyPatch) -> None:
