@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.rig import disks as disks_module
 from tests.rig.disks import (
+    LET_GO,
     Disk,
     loop_devices,
     pooled,
@@ -187,3 +189,29 @@ def test_a_disk_that_somebody_still_uses_fails_the_test(
         with pytest.raises(AssertionError, match="in use by somebody"):
             test()
     assert mounts_below(tmp_path / "place") == []
+
+
+@pytest.mark.parametrize("first", [LET_GO, "true"])
+def test_a_namespace_of_another_test_holds_no_disk_once_it_lets_go(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["unshare", "--mount", "--propagation", "private", "--fork", "--kill-child"]
+    with ExitStack() as others:
+
+        def test() -> None:
+            with shared_place(tmp_path / "place") as place:
+                Disk(place / "ssd")
+                script = f"{first}; echo; exec sleep infinity"
+                other = others.enter_context(
+                    subprocess.Popen([*command, "sh", "-c", script], stdout=subprocess.PIPE)
+                )
+                others.callback(other.kill)
+                assert other.stdout is not None
+                assert other.stdout.readline() == b"\n"
+
+        if first == LET_GO:
+            test()
+        else:
+            monkeypatch.setattr(disks_module, "DETACHED_WITHIN_S", 0)
+            with pytest.raises(AssertionError, match=r"mounted in .*sleep infinity"):
+                test()

@@ -22,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
+from tests.rig.disks import LET_GO
 from tests.rig.mounts import run
 from tests.rig.qbt import cache_dir
 
@@ -251,7 +252,7 @@ def container(folder: Path, *, checkout: Path, env: Mapping[str, str]) -> Iterat
     # that, the first process of its namespace, all others in there.
     dies_with_us = ["setpriv", "--pdeathsig", "KILL", "unshare", "--fork", "--kill-child"]
     kinds = ["--mount", "--propagation", "private", "--pid"]
-    first = ["sh", "-c", "echo; exec sleep infinity"]
+    first = ["sh", "-c", f"{LET_GO}; echo; exec sleep infinity"]
     with subprocess.Popen([*dies_with_us, *kinds, *first], stdout=subprocess.PIPE) as unshare:
         try:
             assert unshare.stdout is not None
