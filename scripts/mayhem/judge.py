@@ -79,12 +79,13 @@ def judge(
     accepted: Sequence[Accepted] = (),
     foreign: Mapping[Path, str] | None = None,
     spoilt: frozenset[Path] = frozenset(),
+    mended: Mapping[Path, tuple[float, float]] | None = None,
 ) -> list[Finding]:
-    """Say all that is wrong."""
+    """Say all that is wrong. Copies that we spoilt: still, or from when until when."""
     found = [finding for known in torrents for finding in _torrent(look, known, torrents)]
     by_id = {known.id: known for known in torrents}
     for one in {one.job_id: one for one in accepted}.values():
-        found += _notification(look, one, by_id.get(one.torrent_id), spoilt)
+        found += _notification(look, one, by_id.get(one.torrent_id), spoilt, mended or {})
     for path, sha256 in (foreign or {}).items():
         if look.foreign.get(path) != sha256:
             gone = look.foreign.get(path) is None
@@ -158,7 +159,11 @@ def _anywhere(look: Look, known: Known, torrents: Sequence[Known], name: str) ->
 
 
 def _notification(
-    look: Look, accepted: Accepted, known: Known | None, spoilt: frozenset[Path]
+    look: Look,
+    accepted: Accepted,
+    known: Known | None,
+    spoilt: frozenset[Path],
+    mended: Mapping[Path, tuple[float, float]],
 ) -> Iterator[Finding]:
     """It ended in a verified copy, or is still in the journal."""
     kept, told = look.jobs_kept.get(accepted.job_id), look.jobs_told.get(accepted.job_id)
@@ -183,8 +188,10 @@ def _notification(
     if kept["state"] == "failed" and _done_since(look, known, kept):
         return
     conflict = kept["error_code"] == "destination_conflict"
-    if kept["state"] == "failed" and conflict and _spoilt(known, spoilt):
-        # Two torrents have the copy that we spoilt: the service leaves it to its user.
+    then = frozenset(p for p, (a, b) in mended.items() if a <= (kept["finished_at"] or 0) <= b)
+    if kept["state"] == "failed" and conflict and _spoilt(known, spoilt | then):
+        # Two torrents have the copy that we spoilt: the service leaves it to its user. The
+        # other one's job may have made it anew since.
         yield _noted(CONFLICT, about, text)
     elif kept["state"] != "done":
         yield wrong("an accepted notification came to nothing", about, text)

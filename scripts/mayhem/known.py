@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class Ledger:
         self._torrents: dict[int, Known] = {}
         self._foreign: dict[Path, str] = {}
         self._accepted: list[Accepted] = []
-        self._spoilt: set[Path] = set()
+        self._spoilt: dict[Path, float] = {}
+        self._mended: dict[Path, tuple[float, float]] = {}
         self._broken_families: set[int] = set()
 
     def add(self, known: Known) -> None:
@@ -149,17 +151,23 @@ class Ledger:
     def spoil(self, paths: set[Path]) -> None:
         """These copies on the HDD are bad, and we did it."""
         with self._lock:
-            self._spoilt |= paths
+            self._spoilt |= dict.fromkeys(paths, time.time())
 
     def healed(self, paths: set[Path]) -> None:
         """They are whole again."""
         with self._lock:
-            self._spoilt -= paths
+            for path in paths & self._spoilt.keys():
+                self._mended[path] = (self._spoilt.pop(path), time.time())
 
     def spoilt(self) -> set[Path]:
         """The copies that we spoilt and nobody has mended."""
         with self._lock:
             return set(self._spoilt)
+
+    def mended(self) -> dict[Path, tuple[float, float]]:
+        """Those that somebody has: spoilt from when until when at most, the last time."""
+        with self._lock:
+            return dict(self._mended)
 
 
 def sha256(path: Path) -> str | None:

@@ -81,7 +81,12 @@ class Pauses:
         for known in ledger.torrents():
             ledger.healed({known.on_hdd / name for name in seen.copies[known.spec.number].on_hdd})
         found = judge(
-            seen, ledger.torrents(), ledger.accepted(), ledger.foreign(), frozenset(ledger.spoilt())
+            seen,
+            ledger.torrents(),
+            ledger.accepted(),
+            ledger.foreign(),
+            frozenset(ledger.spoilt()),
+            ledger.mended(),
         )
         self._figures(statistics, seen)
         site.start_service()

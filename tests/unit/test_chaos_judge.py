@@ -95,9 +95,10 @@ def judged(
     *torrents: Known,
     spoilt: frozenset[Path] = frozenset(),
     foreign: str = "foreign sha",
+    mended: dict[Path, tuple[float, float]] | None = None,
 ) -> list[tuple[Weight, str]]:
     accepted = [Accepted(job_id="job", torrent_id="id1", at=0)]
-    found = judge(look, torrents or (torrent(),), accepted, {FOREIGN: foreign}, spoilt)
+    found = judge(look, torrents or (torrent(),), accepted, {FOREIGN: foreign}, spoilt, mended)
     return [(finding.weight, finding.what) for finding in found]
 
 
@@ -249,6 +250,15 @@ def test_a_copy_that_we_spoilt_and_two_torrents_have_is_left_to_its_user() -> No
     assert judged(look) == [(Weight.WRONG, "an accepted notification came to nothing")]
     jobs["job"] = job("failed", error_code="source_corrupt")
     assert judged(look, spoilt=bad)[0][0] is Weight.WRONG
+
+
+def test_it_is_left_to_its_user_also_when_the_other_torrents_job_has_made_it_anew() -> None:
+    jobs = {"job": job("failed", error_code="destination_conflict")}  # finished at 1000
+    look = seen(jobs_told=jobs, jobs_kept=jobs)
+    path = HDD / "tv" / "T" / "a"
+    assert judged(look, mended={path: (999, 1001)}) == [(Weight.NOTED, judging.CONFLICT)]
+    for before_or_after in ((1001, 1002), (998, 999)):
+        assert judged(look, mended={path: before_or_after})[0][0] is Weight.WRONG
 
 
 def test_a_job_that_is_done_without_a_copy_is_noticed() -> None:

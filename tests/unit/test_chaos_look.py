@@ -109,6 +109,17 @@ def test_what_shares_its_files_and_was_removed_goes_with_a_torrent(tmp_path: Pat
     assert left == {f"{root}/S/{n}" for root in ("ssd", "hdd/3") for n in "ab"}
 
 
+def test_when_a_copy_was_bad_is_known_after_it_was_made_anew() -> None:
+    ledger, bad, other = Ledger(), Path("/hdd/bad"), Path("/hdd/other")
+    ledger.spoil({bad})
+    assert (ledger.spoilt(), ledger.mended()) == ({bad}, {})
+    ledger.healed({bad, other})
+    assert ledger.spoilt() == set()
+    assert list(ledger.mended()) == [bad]
+    since, until = ledger.mended()[bad]
+    assert 0 < since <= until
+
+
 def test_hardlinks_had_to_be_copied_once_and_real_copies_each(tmp_path: Path) -> None:
     one, other = torrent(number=1), torrent(number=2)
     for number, known in enumerate((one, other)):
