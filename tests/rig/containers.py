@@ -55,22 +55,29 @@ def wheels() -> Path:
     """What the image installs, fetched as this machine fetches packages; kept by its locks."""
     locks = [ROOT / "requirements.txt", ROOT / "container/requirements-build.txt"]
     key = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:16]
-    folder = cache_dir() / f"wheels-{PYTHON}-{key}"
+    # Not "wheels-": another rig keeps those of its own Python there, which may be the same.
+    folder = cache_dir() / f"image-wheels-{PYTHON}-{key}"
     if not folder.exists():
-        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
-        for old in cache_dir().glob(f"wheels-{PYTHON}-*"):
+        for old in cache_dir().glob(f"image-wheels-{PYTHON}-{'?' * len(key)}"):
             shutil.rmtree(old)
+        fresh = folder.with_name(f"{folder.name}.{os.getpid()}")
         machine = platform.machine()
         kinds = [
             f"{kind}_{machine}" for kind in ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
         ]
-        _run(
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(fresh)),
-            *("--only-binary", ":all:", "--require-hashes", "--python-version", PYTHON),
-            *(option for kind in kinds for option in ("--platform", kind)),
-            *(option for lock in locks for option in ("--requirement", str(lock))),
-        )
-        fresh.rename(folder)
+        try:
+            _run(
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(fresh)),
+                *("--only-binary", ":all:", "--require-hashes", "--python-version", PYTHON),
+                *(option for kind in kinds for option in ("--platform", kind)),
+                *(option for lock in locks for option in ("--requirement", str(lock))),
+            )
+            fresh.rename(folder)
+        except OSError:  # two did this at once
+            if not folder.exists():
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     return folder
 
 
