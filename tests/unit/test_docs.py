@@ -9,6 +9,7 @@ import pytest
 
 from qbm_trio.core.relocation import OPEN, Event
 from qbm_trio.core.space import Spared
+from qbm_trio.settings import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -58,3 +59,11 @@ def test_every_path_in_the_guide_for_contributors_exists() -> None:
     for path in paths:
         base = ROOT if path.startswith("tests/") else ROOT / "qbm_trio"
         assert list(base.glob(path.rstrip("/"))), path
+
+
+def test_settings_of_the_old_tool_that_are_said_to_stay_are_settings() -> None:
+    page = (ROOT / "docs" / "upgrading.md").read_text(encoding="utf-8")
+    stays = page.partition("## What stays as it is\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", stays))
+    assert {"HTTP_API_KEY", "DOWNLOAD_PATH_SSD", "LOCK_DIR"} <= named
+    assert named - {"LOCK_DIR"} <= set(NAMES)  # of which a test of its own knows that it is taken
