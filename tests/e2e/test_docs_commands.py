@@ -22,6 +22,8 @@ pytestmark = pytest.mark.qbittorrent
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 HERE = [block for block in BLOCKS if not block.mark]
 LIMIT_S = 120
+NO_COMMANDS = {"", "text", "json", "yaml", "ini", "dockerfile", "mermaid"}
+"""Languages of what nobody pastes into a shell. What is for qBittorrent's box is text."""
 
 
 def named(block: Block) -> str:
@@ -125,6 +127,15 @@ def reader(qbt: Qbt, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reade
 def test_what_the_docs_print_works_when_it_is_pasted(block: Block, reader: Reader) -> None:
     result = reader.paste(block.text)
     assert result.returncode == 0, f"{block.text}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_of_commands_is_overlooked(page: Path) -> None:
+    fences = re.findall(r"^ *```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    opened, closed = fences[::2], fences[1::2]
+    assert set(closed) <= {""}
+    assert set(opened) <= {"sh", *NO_COMMANDS}
+    assert len(list(blocks(page))) == opened.count("sh")
 
 
 def test_what_is_tested_elsewhere_is_there() -> None:
