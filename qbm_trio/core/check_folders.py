@@ -304,7 +304,7 @@ def _room(
                 "ssd_short",
                 f"the SSD is short: {_gb(ssd.free_bytes)} of {_gb(ssd.total_bytes)} are free, less "
                 f"than DISK_SPACE_THRESHOLD_GB ({_gb(threshold)})",
-                "the oldest torrents leave it as soon as the service runs",
+                "the oldest torrents leave it as soon as the service runs without DRY_RUN",
             )
         )
     else:

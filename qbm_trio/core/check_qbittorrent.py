@@ -138,7 +138,7 @@ def _hook(preferences: Preferences, http_port: int) -> Finding:
     """Judge the program it runs for a finished torrent. It may hold a key: never shown."""
     program = preferences.program if preferences.runs_program else ""
     seconds = "finished torrents are found all the same, within RECONCILE_INTERVAL_S"
-    how = "see README.md for what to enter at Settings, Downloads, Run external program"
+    how = "see docs/connect.md for what to enter at Settings, Downloads, Run external program"
     if not program.strip():
         what = f"it runs no program when a torrent finishes: {seconds}"
         return _about(Level.NOTE, "no_hook", what, f"to have them at once, {how}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -290,6 +291,15 @@ def test_its_own_settings(changes: dict[str, Any], expected: dict[str, Level]) -
     if preferences.program.strip():
         shown = " ".join(f.message for f in found)
         assert preferences.program not in shown, "it may hold a key"
+
+
+def test_who_has_no_hook_is_sent_to_the_page_that_has_all_of_them() -> None:
+    preferences = replace(PREFERENCES, runs_program=False)
+    found = check_qbittorrent.check_preferences(preferences, ROOTS, http_port=8081)
+    (finding,) = (f for f in found if f.code == "no_hook")
+    (page,) = re.findall(r"see (\S+\.md) ", finding.message)
+    text = (Path(__file__).resolve().parents[2] / page).read_text(encoding="utf-8")
+    assert all(hook in text for hook in ('notification.sh "%I"', 'notify.py "%I"', "hash=%K"))
 
 
 def test_without_http_no_hook_is_missed() -> None:
