@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,12 @@ def test_the_second_way_has_the_scripts_where_linuxserver_looks_for_them() -> No
     for target in ("/custom-cont-init.d", "/custom-services.d"):
         assert mounted[target] == (f"./qbm-trio/scripts/linuxserver{target}", True)
     assert mounted["/qbit-manager"] == ("./qbm-trio", True)
+
+
+def test_the_way_inside_with_a_password_is_whole_once_its_comments_are_taken_in() -> None:
+    text = re.sub(r"(?m)^    secrets: \[qbm-trio-key\]\n(?=    # secrets)", "", TEXT)
+    text = re.sub(r"(?m)^( +)# (FILE__\w+: |secrets: )", r"\1\2", text)
+    service = yaml.safe_load(text)["services"]["qbittorrent-with-qbm-trio"]
+    given = {v for k, v in service["environment"].items() if k.startswith("FILE__")}
+    assert given == {f"/run/secrets/{name}" for name in service["secrets"]}
+    assert len(given) == 2
