@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ def qbt(tmp_path: Path) -> Iterator[Qbt]:
     """One of its own for each: disks are taken away below it."""
     with running(tmp_path / "qbittorrent") as started:
         yield started
+        # Asked to end after its disks went away, it may take its time: nothing of it is needed.
+        started.stop(signal.SIGKILL)
 
 
 @contextmanager
