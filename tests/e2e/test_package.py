@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.__main__ import PROBLEMS_FOUND
 from scripts.rig.qbt import free_port
 from scripts.rig.service import clean_environment, wait_for
 
@@ -23,7 +24,7 @@ BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "qbm_trio", "tests", "sc
 LIMIT_S = 300  # pip may have to download
 
 
-def run(*command: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+def run(*command: object, cwd: Path, env: Mapping[str, str] | None = None, status: int = 0) -> str:
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -37,7 +38,7 @@ def run(*command: object, cwd: Path, env: Mapping[str, str] | None = None) -> st
         timeout=LIMIT_S,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -105,12 +106,14 @@ def test_what_is_installed_fits_together(installed: Path, tmp_path: Path) -> Non
 def test_it_runs_from_where_it_is_installed(
     installed: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
+    environ["QBIT_HOST"] = f"http://127.0.0.1:{free_port()}"  # this machine may run one
     asked = "import qbm_trio; print(qbm_trio.__file__, qbm_trio.__version__)"
     place, version = run(installed / "python", "-c", asked, cwd=tmp_path).split()
     assert Path(place).is_relative_to(installed.parent)
     for program in ((installed / "qbm-trio",), (installed / "python", "-m", "qbm_trio")):
         assert version in run(*program, "--version", cwd=tmp_path)
-        run(*program, "--check-config", cwd=tmp_path, env=environ)
+        checked = run(*program, "--check-config", cwd=tmp_path, env=environ, status=PROBLEMS_FOUND)
+        assert re.findall("problem  (.*) at http", checked) == ["no connection to qBittorrent"]
 
     environ["HTTP_PORT"] = str(free_port())
     with (tmp_path / "output").open("wb") as output:
