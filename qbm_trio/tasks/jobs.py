@@ -20,6 +20,7 @@ from functools import partial
 import outcome
 import trio
 
+from ..adapters import journal_job_queries as queries
 from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal, Operation, Pending
 from ..core.errors import Draining, NoSuchJob, WrongState
@@ -194,7 +195,7 @@ class Jobs:
         Raises:
             NoSuchJob: there is none with this id.
         """
-        return await self._journal.do(partial(ops.get, job_id=job_id))
+        return await self._journal.do(partial(queries.get, job_id=job_id))
 
     async def newest(self, *, state: JobState | None, limit: int, after: JobId | None) -> list[Job]:
         """Jobs, newest first, from the one after ``after``.
@@ -202,7 +203,9 @@ class Jobs:
         Raises:
             NoSuchJob: ``after`` is not in the journal.
         """
-        return await self._journal.do(partial(ops.newest, state=state, limit=limit, before=after))
+        return await self._journal.do(
+            partial(queries.newest, state=state, limit=limit, before=after)
+        )
 
     # -- from the workers
 

@@ -14,7 +14,7 @@ import trio
 
 from .. import __version__
 from ..adapters import journal_facts
-from ..adapters import journal_jobs as ops
+from ..adapters import journal_job_queries as queries
 from ..adapters.journal import Journal
 from ..core.checks import Finding
 from ..core.client import QbittorrentClient
@@ -97,8 +97,8 @@ class Observer:
         def read(connection: Connection) -> tuple[dict[str, int], list[Job], dict[JobState, int]]:
             return (
                 journal_facts.counters(connection),
-                ops.recent(connection, 20, now=now),
-                ops.by_state(connection),
+                queries.recent(connection, 20, now=now),
+                queries.by_state(connection),
             )
 
         counters, recent, by_state = await self._journal.do(read)

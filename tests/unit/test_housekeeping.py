@@ -20,6 +20,7 @@ from trio.testing import MockClock
 from qbm_trio.adapters import (
     journal_copies,
     journal_facts,
+    journal_job_queries,
     journal_jobs,
     journal_relocations,
     state_dir,
@@ -80,7 +81,7 @@ async def test_requests_are_saved_and_old_jobs_forgotten_again_and_again(
 
     async def kept() -> set[JobId]:
         def read(connection: sqlite3.Connection) -> list[Job]:
-            return journal_jobs.recent(connection, 99, now=time.time())
+            return journal_job_queries.recent(connection, 99, now=time.time())
 
         return {job.id for job in await journal.do(read)}
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from qbm_trio.adapters import journal_jobs as ops
+from qbm_trio.adapters import journal_job_queries as queries
 from qbm_trio.core.errors import Draining, JournalUnwritable, NoSuchJob, QueueFull, WrongState
 from qbm_trio.core.lifecycle import IllegalMove
 from qbm_trio.core.model import (
@@ -288,7 +288,7 @@ async def test_with_the_real_writer_100_clients_and_ten_torrents_make_ten_jobs(
         async with trio.open_nursery() as nursery:
             for n in range(100):
                 nursery.start_soon(client, n)
-        alive = await journal.do(ops.alive)
+        alive = await journal.do(queries.alive)
     assert sum(not a.duplicate for a in answers) == len({a.job.id for a in answers}) == 10
     assert [j.priority for j in alive] == list(range(99, 89, -1))
     assert jobs.queue.first(10) == [j.id for j in alive]

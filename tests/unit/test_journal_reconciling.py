@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from qbm_trio.adapters import journal_copies, journal_facts, journal_jobs, journal_relocations
+from qbm_trio.adapters import (
+    journal_copies,
+    journal_facts,
+    journal_job_queries,
+    journal_jobs,
+    journal_relocations,
+)
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.adapters.journal_reconciling import known
 from qbm_trio.core.lifecycle import Event
@@ -123,7 +129,7 @@ def test_a_repeated_relocation_begins_unless_a_job_is_at_work(db: sqlite3.Connec
         bytes=0,
     )
     job(db, HYBRID.id)
-    (live,) = journal_jobs.alive(db)
+    (live,) = journal_job_queries.alive(db)
     with pytest.raises(journal_relocations.AlreadyRelocating):
         journal_relocations.begin(db, [row], now=1.0)
     journal_jobs.begin(db, live.id, now=1.0)

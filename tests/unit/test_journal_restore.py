@@ -18,6 +18,7 @@ import trio
 from qbm_trio.adapters import (
     journal_copies,
     journal_facts,
+    journal_job_queries,
     journal_jobs,
     journal_relocations,
     journal_restore,
@@ -155,7 +156,7 @@ def opened(state: Path) -> Iterator[Journal]:
 
 
 def alive(journal: Journal) -> dict[str, Job]:
-    return {job.hash: job for job in journal_jobs.alive(journal._connection)}
+    return {job.hash: job for job in journal_job_queries.alive(journal._connection)}
 
 
 def hashes(*numbers: int) -> set[str]:
