@@ -369,8 +369,8 @@ async def test_room_promised_to_a_running_job_is_not_given_twice(qbt: Qbt, tmp_p
     ) as service:
         torrents = [put(qbt, service.ssd, f"Half {n}", 2_500_000, seed=n) for n in range(2)]
         ids = [await service.notify(t.id) for t in torrents]
-        await condition(service.service.jobs.waiting)
-        (waits,) = service.service.jobs.waiting()
+        await condition(service.service.jobs.live.waiting)
+        (waits,) = service.service.jobs.live.waiting()
         assert waits.wait_reason is WaitReason.SPACE
         assert "promised to running jobs" in (waits.error or "")
         (other,) = set(ids) - {waits.id}
