@@ -5,9 +5,9 @@ handed in while a commit is on its way to the disk share the next one, so that
 32 clients cost about as many ``fsync`` as one. A result is delivered only after
 the commit, so whoever has it may answer 202.
 
-The operations are in ``journal_jobs.py``, ``journal_copies.py`` and
-``journal_relocations.py``. With ``locking_mode=EXCLUSIVE`` there is one
-connection; reads go the same way.
+The operations are in ``journal_jobs.py``, ``journal_job_queries.py``,
+``journal_copies.py`` and ``journal_relocations.py``. With
+``locking_mode=EXCLUSIVE`` there is one connection; reads go the same way.
 """
 
 from __future__ import annotations

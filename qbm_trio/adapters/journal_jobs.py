@@ -8,11 +8,10 @@ legal move and one `IllegalMove`.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from ..core.errors import NoSuchJob, WrongState
+from ..core.errors import WrongState
 from ..core.lifecycle import ACTIVE, Event, after
 from ..core.model import (
     Job,
@@ -23,14 +22,10 @@ from ..core.model import (
     Outcome,
     Phase,
     TorrentId,
-    WaitReason,
 )
 from . import journal_checkpoints
 from .journal_facts import count
-
-_COLUMNS: Final = ", ".join(Job.__dataclass_fields__)
-ALIVE: Final = "state IN ('queued', 'waiting', 'running')"
-IN_ORDER: Final = "ORDER BY head DESC, priority DESC, seq"
+from .journal_job_queries import ALIVE, COLUMNS, alive, alive_with, get, job_of, select
 
 COUNTED: Final = {
     Event.FINISH: "torrents_processed",
@@ -41,51 +36,12 @@ COUNTED: Final = {
 torrent outside the tiers, so it does not count."""
 
 
-def _job(row: tuple[object, ...]) -> Job:
-    values = dict(zip(Job.__dataclass_fields__, row, strict=True))
-    for name, kind in _ENUMS.items():
-        if values[name] is not None:
-            values[name] = kind(str(values[name]))
-    values["head"] = bool(values["head"])
-    return Job(**values)  # type: ignore[arg-type]  # the schema holds the types
-
-
-_ENUMS: Final[Mapping[str, type[StrEnum]]] = {
-    "state": JobState,
-    "phase": Phase,
-    "wait_reason": WaitReason,
-    "outcome": Outcome,
-    "on_conflict": OnConflict,
-}
-
-
-def _select(connection: sqlite3.Connection, rest: str, values: Iterable[object] = ()) -> list[Job]:
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM jobs {rest}", tuple(values))
-    return [_job(row) for row in rows]
-
-
-def alive_with(connection: sqlite3.Connection, hashes: Sequence[str]) -> list[Job]:
-    """Live jobs of any of these hashes, notified or resolved, oldest first.
-
-    The indexes are named: with 10,000 live jobs the planner would go through them all.
-    """
-    marks = ", ".join("?" * len(hashes))
-    return _select(
-        connection,
-        "WHERE seq IN ("
-        f"SELECT seq FROM jobs INDEXED BY jobs_alive WHERE {ALIVE} AND hash IN ({marks})"
-        " UNION SELECT seq FROM jobs INDEXED BY jobs_by_torrent"
-        f" WHERE torrent_id IN ({marks}) AND {ALIVE}) ORDER BY seq",
-        (*hashes, *hashes),
-    )
-
-
 def _update(connection: sqlite3.Connection, job_id: JobId, changes: Mapping[str, object]) -> Job:
     sets = ", ".join(f"{name} = ?" for name in changes)
     (row,) = connection.execute(
-        f"UPDATE jobs SET {sets} WHERE id = ? RETURNING {_COLUMNS}", (*changes.values(), job_id)
+        f"UPDATE jobs SET {sets} WHERE id = ? RETURNING {COLUMNS}", (*changes.values(), job_id)
     )
-    return _job(row)
+    return job_of(row)
 
 
 def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now: float) -> Job:
@@ -98,7 +54,7 @@ def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now
         return raise_priority(connection, live[0].id, n.priority, now=now)
     row = connection.execute(
         "INSERT INTO jobs (id, hash, name, category, priority, state, bytes_total,"
-        f" accepted_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
+        f" accepted_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
         (
             job_id,
             n.hash,
@@ -111,89 +67,7 @@ def admit(connection: sqlite3.Connection, n: Notification, *, job_id: JobId, now
             now,
         ),
     ).fetchone()
-    return _job(row)
-
-
-def get(connection: sqlite3.Connection, job_id: JobId) -> Job:
-    """One job.
-
-    Raises:
-        NoSuchJob: there is none with this id.
-    """
-    found = _select(connection, "WHERE id = ?", (job_id,))
-    if not found:
-        raise NoSuchJob(f"there is no job {job_id}; GET /jobs lists those the journal has")
-    return found[0]
-
-
-def newest(
-    connection: sqlite3.Connection,
-    *,
-    state: JobState | None = None,
-    limit: int = 100,
-    before: JobId | None = None,
-) -> list[Job]:
-    """Jobs, newest first, optionally those admitted before the job ``before``.
-
-    Raises:
-        NoSuchJob: ``before`` is not in the journal.
-    """
-    where, values = ["1"], list[object]()
-    if state is not None:
-        where.append("state = ?")
-        values.append(state)
-    if before is not None:
-        where.append("seq < ?")
-        values.append(get(connection, before).seq)
-    return _select(
-        connection, f"WHERE {' AND '.join(where)} ORDER BY seq DESC LIMIT ?", (*values, limit)
-    )
-
-
-def recent(connection: sqlite3.Connection, limit: int, *, now: float) -> list[Job]:
-    """The jobs that ended last, the newest first.
-
-    Those that ended, by their time, after ``now`` are from before the clock was put back: were
-    they first, what ends now would not be seen until the clock has come to them.
-    """
-    found: list[Job] = []
-    for when in ("<=", ">"):  # each a walk along the index, as far as needed
-        found += _select(
-            connection,
-            f"WHERE finished_at {when} ? AND NOT {ALIVE}"
-            " ORDER BY finished_at DESC, seq DESC LIMIT ?",
-            (now, limit - len(found)),
-        )
-    return found
-
-
-def by_state(connection: sqlite3.Connection) -> dict[JobState, int]:
-    """How many jobs are in each state, also those in which there is none.
-
-    A walk along an index without a look at the rows: half a millisecond for 10,000.
-    """
-    counted = connection.execute("SELECT state, count(*) FROM jobs GROUP BY state")
-    return dict.fromkeys(JobState, 0) | {JobState(state): count for state, count in counted}
-
-
-def newest_states(connection: sqlite3.Connection) -> dict[str, tuple[int, JobState]]:
-    """How the newest job of each torrent stands, by torrent id; by hash while that is unknown.
-
-    With its ``seq``: of a torrent that was notified by several hashes it tells the newest.
-    """
-    return {
-        key: (seq, JobState(state))
-        for key, state, seq in connection.execute(
-            # Beside max() SQLite gives the other columns of the same row.
-            "SELECT coalesce(torrent_id, hash), state, max(seq) FROM jobs"
-            " WHERE state <> 'merged' GROUP BY 1"
-        )
-    }
-
-
-def alive(connection: sqlite3.Connection) -> list[Job]:
-    """Every job with work to do, in the order of the queue."""
-    return _select(connection, f"WHERE {ALIVE} {IN_ORDER}")
+    return job_of(row)
 
 
 def move(
@@ -407,7 +281,7 @@ def resolve(
 
 def recover(connection: sqlite3.Connection, *, now: float) -> list[Job]:
     """At start: jobs that ran go to the head of the queue; return all that are alive."""
-    for job in _select(connection, "WHERE state = 'running'"):
+    for job in select(connection, "WHERE state = 'running'"):
         move(connection, job.id, Event.INTERRUPT, now=now, changes={"head": 1})
     return alive(connection)
 

@@ -30,7 +30,7 @@ from ..core.relocation import (
 )
 from ..core.space_runs import FailedGroup, RunFigures, SpaceRun, SparedSum
 from .journal_facts import count
-from .journal_jobs import alive_with
+from .journal_job_queries import alive_with
 
 _NAMES: Final = tuple(Relocation.__dataclass_fields__)
 _COLUMNS: Final = ", ".join(f'"{name}"' for name in _NAMES)

@@ -21,7 +21,14 @@ from typing import Final
 from ..core.errors import JournalUnwritable
 from ..core.model import JobState
 from ..core.relocation import Step
-from . import journal_copies, journal_facts, journal_jobs, journal_relocations, recovery_point
+from . import (
+    journal_copies,
+    journal_facts,
+    journal_job_queries,
+    journal_jobs,
+    journal_relocations,
+    recovery_point,
+)
 from .journal import FILE_NAME, Journal
 from .journal_damage import JournalDamaged
 from .journal_salvage import Row, salvage
@@ -196,7 +203,7 @@ def _fill(connection: sqlite3.Connection, point: Point) -> str:
     for row in point.relocations:
         _add_relocation(connection, row)
     # Read as the service will read it: a word that it does not know must not end its start.
-    jobs = journal_jobs.alive(connection)
+    jobs = journal_job_queries.alive(connection)
     journal_copies.all_published(connection)
     relocations = journal_relocations.open_ones(connection)
     if (len(jobs), len(relocations)) != (len(point.jobs), len(point.relocations)):
@@ -209,7 +216,7 @@ def _fill(connection: sqlite3.Connection, point: Point) -> str:
 
 def _add_job(connection: sqlite3.Connection, row: Row, now: float) -> int:
     """Add a job that only the damaged file has, to be done from its start; 0 if it is there."""
-    there = journal_jobs.alive_with(connection, [row["hash"]])
+    there = journal_job_queries.alive_with(connection, [row["hash"]])
     if there or _has(connection, "jobs", "id", row["id"]):
         for job in there:
             journal_jobs.raise_priority(connection, job.id, row["priority"], now=job.updated_at)

@@ -23,7 +23,7 @@ from typing import Any, Final
 from ..core.model import Job, JobState
 from ..core.relocation import Relocation
 from .journal_damage import PAGE_BYTES, frames, wal_of
-from .journal_jobs import ALIVE
+from .journal_job_queries import ALIVE
 from .journal_relocations import STILL_OPEN
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pathlib import Path
 import trio
 
 from ..core.errors import JobError, UnsafePath
-from . import disk, disk_calls
+from . import disk_aliases, disk_calls
 from .disk_errors import write_error
 from .disk_paths import deepest_existing, resolve_beneath
 
@@ -124,8 +124,8 @@ def _can_rename(home: Path, folder: Path) -> bool:
     if folder == home.parents[2]:
         return True  # the base itself
     instance_id = home.parent.name
-    disk.remove_old_probes(folder, instance_id)
-    name = disk.probe_name(instance_id)
+    disk_aliases.remove_old_probes(folder, instance_id)
+    name = disk_aliases.probe_name(instance_id)
     probe = home / name
     probe.touch(mode=0o600, exist_ok=False)
     moved = folder / name

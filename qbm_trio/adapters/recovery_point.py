@@ -24,7 +24,7 @@ from ..core.errors import JournalUnwritable
 from ..core.model import Job
 from . import journal_facts, journal_relocations
 from .journal import Journal
-from .journal_jobs import ALIVE, IN_ORDER
+from .journal_job_queries import ALIVE, IN_ORDER
 from .journal_relocations import STILL_OPEN
 
 FORMAT: Final = 1

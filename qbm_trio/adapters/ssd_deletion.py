@@ -1,7 +1,7 @@
 """Delete files on the SSD whose copies on the HDD stand, and nothing else.
 
 Who may call it, and when, is the relocation's business: both tier markers are there,
-the tiers are no aliases of each other (`disk.check_not_aliased`), qBittorrent's recheck
+the tiers are no aliases of each other (`disk_aliases.check_not_aliased`), qBittorrent's recheck
 of the copies has passed, no other torrent claims the files. Here is what only the disk
 can tell, asked again for each file at the moment of its deletion.
 """

@@ -2,7 +2,7 @@
 
 Pure: strings in, relative paths out. Whatever qBittorrent, a .torrent or a
 category says, a path that leaves its tier is refused here, before anything is
-opened. Symlinks need the disk and are judged in ``adapters/disk.py``.
+opened. Symlinks need the disk and are judged in ``adapters/disk_paths.py``.
 """
 
 from __future__ import annotations

@@ -298,21 +298,23 @@ class ServiceChecks:
             while True:
                 began_s = trio.current_time()
                 local = await self._checks.local()
-                self._tell(local + self._checks.clock())
+                await self._tell(local + self._checks.clock())
                 await self._client.wait_reachable()
                 try:
                     remote = await self._checks.remote()
                 except QbittorrentError:
                     log.debug("qBittorrent went away during the checks")
                 else:
-                    self._tell(local + remote + self._checks.clock())
+                    await self._tell(local + remote + self._checks.clock())
                     # When it is back it may be another one, with other folders.
                     await self._client.wait_unreachable()
                 await trio.sleep_until(began_s + AGAIN_S)
         except Exception:
             log.exception("a bug ends the checks; nothing else depends on them")
 
-    def _tell(self, findings: Sequence[Finding]) -> None:
+    async def _tell(self, findings: Sequence[Finding]) -> None:
+        # A check may end well although the service stops; nothing is said after its last line.
+        await trio.lowlevel.checkpoint()
         self._shown = tuple(checks.needs_attention(findings)[:MOST_SHOWN])
         for finding in findings:
             message = finding.message

@@ -26,7 +26,7 @@ async def describe_jobs(jobs: Jobs, tiering: Tiering, client: QbittorrentClient)
         await client.wait_reachable()
         failed = False
         for job_id in jobs.queue.first(len(jobs.queue)):
-            job = jobs.of(job_id)
+            job = jobs.live.get(job_id)
             if job is None or job_id in described:
                 continue
             try:

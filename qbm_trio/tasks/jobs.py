@@ -11,7 +11,6 @@ import logging
 import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from functools import partial
 import outcome
 import trio
 
+from ..adapters import journal_job_queries as queries
 from ..adapters import journal_jobs as ops
 from ..adapters.journal import Journal, Operation, Pending
 from ..core.errors import Draining, NoSuchJob, WrongState
@@ -36,6 +36,7 @@ from ..core.model import (
     WaitReason,
 )
 from ..logs import about
+from .live_jobs import LiveJobs
 from .queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,7 @@ class Jobs:
         self._journal = journal
         self.queue = queue
         self._clock = clock
-        self._alive: dict[JobId, Job] = {}
-        # Kept, not counted when asked: ten thousand may wait, and each scrape asks.
-        self._waiting: Counter[WaitReason] = Counter()
-        self._by_hash: dict[str, JobId] = {}
+        self.live = LiveJobs()
         self._arriving: dict[str, Pending[Job]] = {}
         self._stop_running: dict[JobId, Callable[[], None]] = {}
         # Jobs that ended while no worker had them, but one had before: they may have
@@ -96,10 +94,10 @@ class Jobs:
             if arriving is not None:
                 await arriving.wait()
                 continue
-            known = self._by_hash.get(n.hash)
+            known = self.live.with_hash(n.hash)
             if known is None:
                 break
-            again = await self._accept_again(self._alive[known], n.priority)
+            again = await self._accept_again(known, n.priority)
             if again.job.state in ACTIVE:
                 return again
             # It ended while its higher priority was on the way to the disk: a new job.
@@ -150,7 +148,7 @@ class Jobs:
             JournalUnwritable: not all were cancelled; call it again.
         """
         ended = []
-        for job_id in {self._by_hash[key] for key in hashes if key in self._by_hash}:
+        for job_id in self.live.ids_with(hashes):
             cancel = partial(
                 ops.cancel,
                 job_id=job_id,
@@ -194,7 +192,7 @@ class Jobs:
         Raises:
             NoSuchJob: there is none with this id.
         """
-        return await self._journal.do(partial(ops.get, job_id=job_id))
+        return await self._journal.do(partial(queries.get, job_id=job_id))
 
     async def newest(self, *, state: JobState | None, limit: int, after: JobId | None) -> list[Job]:
         """Jobs, newest first, from the one after ``after``.
@@ -202,7 +200,9 @@ class Jobs:
         Raises:
             NoSuchJob: ``after`` is not in the journal.
         """
-        return await self._journal.do(partial(ops.newest, state=state, limit=limit, before=after))
+        return await self._journal.do(
+            partial(queries.newest, state=state, limit=limit, before=after)
+        )
 
     # -- from the workers
 
@@ -299,29 +299,9 @@ class Jobs:
         """The service stops while the job runs: at the next start it goes first."""
         return await self._move(job_id, Event.INTERRUPT, {"head": 1})
 
-    def of(self, job_id: JobId) -> Job | None:
-        """A live job, from memory."""
-        return self._alive.get(job_id)
-
-    def alive_ids(self) -> frozenset[JobId]:
-        """The ids of all jobs with work to do."""
-        return frozenset(self._alive)
-
-    def alive(self) -> list[Job]:
-        """All jobs with work to do, from memory."""
-        return list(self._alive.values())
-
     def now(self) -> float:
         """The wall clock, epoch seconds UTC."""
         return self._clock()
-
-    def waiting(self) -> list[Job]:
-        """The jobs that wait for a time or a condition."""
-        return [j for j in self._alive.values() if j.state is JobState.WAITING]
-
-    def waiting_by_reason(self) -> dict[WaitReason, int]:
-        """How many jobs wait for what; each reason is named."""
-        return {reason: self._waiting[reason] for reason in WaitReason}
 
     def oldest_queued_at(self) -> float | None:
         """When the job in line that was accepted first was."""
@@ -333,7 +313,7 @@ class Jobs:
             self._follow(job)
             if job.head:
                 log.info("was interrupted by the end of the service; goes on", extra=about(job))
-        return len(self._alive)
+        return len(self.live)
 
     # -- keeping step
 
@@ -361,13 +341,7 @@ class Jobs:
         if job.state not in ACTIVE:
             self._forget(job.id)
         else:
-            before = self._alive.get(job.id)
-            self._alive[job.id] = job
-            self._count_waiting(before, -1)
-            self._count_waiting(job, 1)
-            self._by_hash[job.hash] = job.id
-            if job.torrent_id is not None:
-                self._by_hash[job.torrent_id] = job.id
+            before = self.live.put(job)
             if job.state is JobState.QUEUED:
                 # Still queued, but not in line: a worker is about to begin it.
                 taken = before is not None and before.state is JobState.QUEUED
@@ -383,20 +357,11 @@ class Jobs:
 
     def _forget(self, job_id: JobId) -> Job | None:
         self.queue.discard(job_id)
-        job = self._alive.pop(job_id, None)
-        self._count_waiting(job, -1)
-        if job is not None:
-            if job.state is not JobState.RUNNING and job.started_at is not None:
-                self._left_behind.send_nowait(job_id)
-            for key in (job.hash, job.torrent_id):
-                if key is not None and self._by_hash.get(key) == job_id:
-                    del self._by_hash[key]
+        job = self.live.forget(job_id)
+        if job is not None and job.state is not JobState.RUNNING and job.started_at is not None:
+            self._left_behind.send_nowait(job_id)
         self._note_change()
         return job
-
-    def _count_waiting(self, job: Job | None, by: int) -> None:
-        if job is not None and job.state is JobState.WAITING:
-            self._waiting[job.wait_reason or WaitReason.RETRY] += by
 
     def _note_change(self) -> None:
         self.last_activity_at = self._clock()

@@ -14,7 +14,7 @@ import trio
 
 from .. import __version__
 from ..adapters import journal_facts
-from ..adapters import journal_jobs as ops
+from ..adapters import journal_job_queries as queries
 from ..adapters.journal import Journal
 from ..core.checks import Finding
 from ..core.client import QbittorrentClient
@@ -97,8 +97,8 @@ class Observer:
         def read(connection: Connection) -> tuple[dict[str, int], list[Job], dict[JobState, int]]:
             return (
                 journal_facts.counters(connection),
-                ops.recent(connection, 20, now=now),
-                ops.by_state(connection),
+                queries.recent(connection, 20, now=now),
+                queries.by_state(connection),
             )
 
         counters, recent, by_state = await self._journal.do(read)
@@ -119,7 +119,7 @@ class Observer:
             max_concurrent=self._workers.concurrency,
             running=tuple(r.shown() for r in self._workers.running.values()),
             queue=self._queue_figures(now),
-            jobs=JobCounts(by_state=by_state, waiting=self._jobs.waiting_by_reason()),
+            jobs=JobCounts(by_state=by_state, waiting=self._jobs.live.waiting_by_reason()),
             ssd=ssd,
             hdd=hdd,
             threshold_bytes=self._threshold_bytes,
@@ -133,12 +133,12 @@ class Observer:
 
     def _queue_figures(self, now: float) -> QueueFigures:
         queue = self._jobs.queue
-        shown = [self._jobs.of(job_id) for job_id in queue.first(20)]
+        shown = [self._jobs.live.get(job_id) for job_id in queue.first(20)]
         oldest = self._jobs.oldest_queued_at()
         return QueueFigures(
             size=len(queue),
             capacity=queue.capacity,
-            waiting=sum(self._jobs.waiting_by_reason().values()),
+            waiting=sum(self._jobs.live.waiting_by_reason().values()),
             oldest_s=None if oldest is None else max(0.0, now - oldest),
             items=tuple(job for job in shown if job is not None),
         )

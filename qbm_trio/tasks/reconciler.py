@@ -169,7 +169,7 @@ class Reconciler:
         since, self._number = self._number, 0  # unless this is answered, ask for everything
         others = [
             met(job.torrent_id, job.name, job.hash)
-            for job in self._jobs.alive()
+            for job in self._jobs.live.all()
             if job.torrent_id is not None and job.torrent_id not in self._snapshot.torrents
         ]
         try:

@@ -16,7 +16,7 @@ from sqlite3 import Connection
 
 import trio
 
-from ..adapters import journal_copies, journal_jobs, journal_relocations
+from ..adapters import journal_copies, journal_job_queries, journal_relocations
 from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..adapters.journal_copies import Copy
@@ -53,7 +53,7 @@ class _Journal:
     """What the journal knows of all torrents."""
 
     copies: Mapping[TorrentId, Copy]  #: published ones
-    jobs: Mapping[str, tuple[int, JobState]]  #: see `journal_jobs.newest_states`
+    jobs: Mapping[str, tuple[int, JobState]]  #: see `journal_job_queries.newest_states`
     relocations: Mapping[TorrentId, Relocation]  #: the newest of each, open or ended
     failures: Mapping[TorrentId, int]  #: relocations that failed within `FAILED_FOR_S`
 
@@ -369,7 +369,7 @@ def _unwanted(missing_names: list[str], files: list[SsdFile]) -> tuple[Spared, s
 def _read(connection: Connection, failed_since: float) -> _Journal:
     return _Journal(
         copies={copy.torrent_id: copy for copy in journal_copies.all_published(connection)},
-        jobs=journal_jobs.newest_states(connection),
+        jobs=journal_job_queries.newest_states(connection),
         relocations=journal_relocations.newest(connection),
         failures=journal_relocations.failures(connection, since=failed_since),
     )

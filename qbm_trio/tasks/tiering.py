@@ -197,7 +197,7 @@ class Tiering:
 
     async def clean(self) -> None:
         """At start: remove staging that belongs to no live job."""
-        await self._staging.clean(self._jobs.alive_ids())
+        await self._staging.clean(self._jobs.live.ids())
 
     # -- copying
 

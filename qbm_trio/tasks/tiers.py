@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 from trio_util import periodic
 
-from ..adapters import disk, journal_facts
+from ..adapters import disk, disk_aliases, journal_facts
 from ..adapters.journal import Journal
 from ..core.errors import (
     FailingDisk,
@@ -267,7 +267,7 @@ class Tiers:
             SameStorage: they are.
             MustWait, DiskError: it cannot be found out now.
         """
-        await disk.check_not_aliased(
+        await disk_aliases.check_not_aliased(
             on_ssd, on_hdd, instance_id=self.instance_id, limiter=self.hdd.limiter
         )
 

@@ -62,7 +62,7 @@ class Waits:
         for job_id in list(self._by_reason[reason]):
             if woken >= most:
                 break
-            if self._jobs.of(job_id) is None:
+            if self._jobs.live.get(job_id) is None:
                 self._forget(job_id)  # it ended while it waited
             elif self._deadlines[job_id][0] > now:
                 self._set(job_id, now, reason)
@@ -74,7 +74,7 @@ class Waits:
         Their conditions are looked at anew, at once; a retry waits out its delay,
         which no clock can make longer than the longest.
         """
-        for job in self._jobs.waiting():
+        for job in self._jobs.live.waiting():
             reason = job.wait_reason or WaitReason.RETRY
             left_s = (job.next_at or 0.0) - job.updated_at
             delay_s = min(max(left_s, 0.0), LONGEST_DELAY_S) if reason is WaitReason.RETRY else 0.0

@@ -155,7 +155,7 @@ class Workers:
         self._scope.deadline = trio.current_time() + seconds
 
     async def _one(self, job_id: JobId, borrower: object) -> None:
-        job = self._jobs.of(job_id)
+        job = self._jobs.live.get(job_id)
         try:
             with lines_about(about(job) if job else subject(job_id=job_id)):
                 async with self._turn(job_id):
@@ -166,7 +166,7 @@ class Workers:
                         await self._drop_partial_data(job_id)
         finally:
             self._limiter.release_on_behalf_of(borrower)
-            if self._jobs.of(job_id) is None:
+            if self._jobs.live.get(job_id) is None:
                 self._forget(job_id)
                 # Not after a wait: jobs that wait for space would wake each other for ever.
                 self.job_ended.set()
@@ -189,11 +189,11 @@ class Workers:
                 await self._clear_up(job_id)
 
     async def _clear_up(self, job_id: JobId) -> None:
-        if self._jobs.of(job_id) is not None:
+        if self._jobs.live.get(job_id) is not None:
             return  # retried: that may run for hours, and clears up itself
         with lines_about(subject(job_id=job_id)):
             async with self._turn(job_id):
-                if self._jobs.of(job_id) is None:
+                if self._jobs.live.get(job_id) is None:
                     self._forget(job_id)
                     await self._drop_partial_data(job_id)
 
@@ -334,7 +334,7 @@ class Workers:
 
     async def _interrupted(self, job_id: JobId) -> None:
         """Record that the drain stopped a job. If this fails, recovery does the same."""
-        job = self._jobs.of(job_id)
+        job = self._jobs.live.get(job_id)
         if job is None or job.state is not JobState.RUNNING:
             return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + INTERRUPT_S):
@@ -353,7 +353,7 @@ class Workers:
             except JournalUnwritable:
                 continue
             except IllegalMove:
-                job = self._jobs.of(job_id)
+                job = self._jobs.live.get(job_id)
                 if job is not None and job.state is JobState.QUEUED:
                     self._jobs.queue.put(job)
             return

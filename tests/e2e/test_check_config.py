@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.rig.commands import run_python
 from tests.rig.inside import put
 from tests.rig.qbt import PASSWORD, Chroot, Installed, Qbt, running
 from tests.rig.service import KEY, serving
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,7 @@ def place(
 
 def check(env: Mapping[str, str]) -> tuple[int, str]:
     """Run the command; give its exit status and what it printed."""
-    kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE")}
-    done = subprocess.run(
-        [sys.executable, "-m", "qbm_trio", "--check-config"],
-        env=kept | {"PYTHONPATH": str(ROOT)} | dict(env),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_python("-m", "qbm_trio", "--check-config", env=env)
     assert done.stderr == ""
     assert KEY not in done.stdout
     return done.returncode, done.stdout

@@ -15,28 +15,14 @@ from pathlib import Path
 import pytest
 
 from qbm_trio import __version__
+from tests.rig.commands import ROOT, run_python
 from tests.rig.qbt import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN_PY = str(ROOT / "scripts" / "run.py")
 
 
-def run(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run Python with this environment and little else of ours."""
-    kept = {k: v for k, v in os.environ.items() if k == "PATH" or k.startswith("COVERAGE")}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=kept | {"PYTHONPATH": str(ROOT)} | dict(env),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
 def service(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return run("-m", "qbm_trio", *arguments, env=env)
+    return run_python("-m", "qbm_trio", *arguments, env=env)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--service"], ["--check-config"]])
@@ -112,14 +98,16 @@ def test_the_first_start_from_the_checkout_writes_a_private_env_file_and_stops(
     file = tmp_path / "my settings.env"
     (tmp_path / "qbm_trio.py").write_text("print('it started')\n")  # stands in for it
     env = {"HOME": str(tmp_path), "PYTHONPATH": str(tmp_path), "HTTP_PORT": "0"}
-    first = run(RUN_PY, str(file), *arguments, env=env | {"DOWNLOAD_PATH_SSD": str(tmp_path)})
+    first = run_python(
+        RUN_PY, str(file), *arguments, env=env | {"DOWNLOAD_PATH_SSD": str(tmp_path)}
+    )
     assert (first.returncode, first.stdout) == (2, "")
     assert "HTTP_API_KEY" in first.stderr
     assert "FINAL_DEST_BASE_HDD" in first.stderr
     assert first.stderr.endswith("then run it again.\n")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     text = file.read_text()
-    second = run(RUN_PY, str(file), *arguments, env=env)
+    second = run_python(RUN_PY, str(file), *arguments, env=env)
     assert (second.returncode, second.stdout, second.stderr) == (0, "it started\n", "")
     assert file.read_text() == text
     key = text.split("\nHTTP_API_KEY=")[1].split("\n")[0]
@@ -133,7 +121,7 @@ def test_the_first_start_goes_on_where_the_environment_gives_both_folders(
     file = tmp_path / ".env"
     del environ["HTTP_API_KEY"]
     env = environ | {"HOME": str(tmp_path), "QBIT_PORT": str(free_port())}
-    done = run(RUN_PY, str(file), "--check-config", env=env)
+    done = run_python(RUN_PY, str(file), "--check-config", env=env)
     assert (done.returncode, done.stdout.splitlines()[0]) == (3, "settings:")
     assert "now edit it" not in done.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -141,7 +129,7 @@ def test_the_first_start_goes_on_where_the_environment_gives_both_folders(
 
 @pytest.mark.parametrize("argument", ["--version", "--help", "-h"])
 def test_a_question_to_the_program_writes_no_env_file(tmp_path: Path, argument: str) -> None:
-    done = run(RUN_PY, str(tmp_path / ".env"), argument, env={"HOME": str(tmp_path)})
+    done = run_python(RUN_PY, str(tmp_path / ".env"), argument, env={"HOME": str(tmp_path)})
     assert (done.returncode, done.stderr) == (0, "")
     assert "qbm-trio" in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -157,7 +145,7 @@ def test_nothing_in_the_env_file_is_run_or_expanded(
     show = tmp_path / "qbm_trio.py"  # stands in for the service
     show.write_text("import os; print(os.environ['QBIT_PASSWORD'])\n")
     monkeypatch.chdir(tmp_path)
-    done = run(RUN_PY, str(file), env={"PYTHONPATH": str(tmp_path)})
+    done = run_python(RUN_PY, str(file), env={"PYTHONPATH": str(tmp_path)})
     assert done.stdout == password + "\n", done.stderr
     assert not list(tmp_path.rglob("pwned"))
 
@@ -166,13 +154,15 @@ def test_the_environment_wins_over_the_env_file(environ: dict[str, str], tmp_pat
     file = tmp_path / ".env"
     file.write_text("\n".join(f"{name}={value}" for name, value in environ.items()))
     nobody = {"QBIT_PORT": str(free_port())}
-    assert run(RUN_PY, str(file), "--check-config", env=nobody).returncode == 3
-    bad = run(RUN_PY, str(file), "--check-config", env={"HTTP_PORT": "x"})
+    assert run_python(RUN_PY, str(file), "--check-config", env=nobody).returncode == 3
+    bad = run_python(RUN_PY, str(file), "--check-config", env={"HTTP_PORT": "x"})
     assert bad.returncode == 2
     assert "HTTP_PORT" in bad.stderr
     key = tmp_path / "key"
     key.write_text("k" * 32)
-    fine = run(RUN_PY, str(file), "--check-config", env=nobody | {"HTTP_API_KEY_FILE": str(key)})
+    fine = run_python(
+        RUN_PY, str(file), "--check-config", env=nobody | {"HTTP_API_KEY_FILE": str(key)}
+    )
     assert fine.returncode == 3, fine.stderr
     assert "HTTP_API_KEY can be guessed" in fine.stdout
 

@@ -125,7 +125,7 @@ async def test_ten_thousand_notifications_over_a_hundred_connections_are_kept_or
     assert told["202"] + told["503"] == count
     async with site_with_journal(tmp_path, capacity=count) as site:
         assert site.jobs is not None
-        assert all(site.jobs.of(JobId(job_id)) is not None for job_id in kept)
+        assert all(site.jobs.live.get(JobId(job_id)) is not None for job_id in kept)
 
 
 async def test_a_bug_met_by_one_client_does_not_end_the_service_for_others(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import pytest
 from tests.rig.damage import DAMAGES, database
 from tests.rig.library import snapshot, stage
 from tests.rig.mounts import run, unmount
-from tests.rig.qbt import free_port
 from tests.rig.service import Service
 
 NAMES = [
@@ -28,15 +26,6 @@ NAMES = [
     "gone, but for its log",
     "a folder in its place",
 ]
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    """A service with no qBittorrent, not started."""
-    service = Service(tmp_path / "service", f"http://127.0.0.1:{free_port()}")
-    yield service
-    service.kill()
-    service.http.close()
 
 
 def accept(service: Service, *numbers: int) -> dict[str, str]:

@@ -11,7 +11,6 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,20 +18,11 @@ import pytest
 
 from tests.rig.library import Library, snapshot, stage
 from tests.rig.mounts import mounted
-from tests.rig.qbt import PASSWORD, free_port, running
+from tests.rig.qbt import PASSWORD, running
 from tests.rig.service import Service
 from tests.rig.wires import Counting
 
 pytestmark = pytest.mark.qbittorrent
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    """A service with no qBittorrent, not started."""
-    service = Service(tmp_path / "service", f"http://127.0.0.1:{free_port()}")
-    yield service
-    service.kill()
-    service.http.close()
 
 
 def refusal(service: Service, status: int = 1) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from qbm_trio.core.model import JobState, Torrent, TorrentId
-from qbm_trio.core.sharing import SsdFile
-from qbm_trio.core.space import PIN_TAG, RELOCATING_TAG, Facts
+from qbm_trio.core.sharing import SsdFile, groups
+from qbm_trio.core.space import PIN_TAG, RELOCATING_TAG, Facts, SpacePlan, plan_space
 
 
 def tid(n: int) -> TorrentId:
@@ -165,3 +165,14 @@ STATES = (
     "forcedUP",
     "queuedUP",
 )
+
+
+def planned(world: World, *, missing: int, room: int = 100) -> SpacePlan:
+    return plan_space(
+        groups(world.facts, world.files),
+        world.facts,
+        free_bytes=1000,
+        target_bytes=1000 + missing,
+        pending_bytes=0,
+        tier_room=room,
+    )

@@ -21,7 +21,7 @@ from qbm_trio.adapters.check_probes import (
     state_facts,
 )
 from qbm_trio.core.check_folders import TierFacts
-from qbm_trio.core.checks import Level
+from qbm_trio.core.checks import Finding, Group, Level
 from qbm_trio.settings import load
 from qbm_trio.tasks import checks
 from tests.fakes.qbittorrent import FakeQbittorrent, away
@@ -184,6 +184,26 @@ async def test_a_service_checks_when_qbittorrent_is_there_and_again_when_it_is_b
     told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("check: ")]
     assert len(told) == len(set(told)), "each once"
     assert any("share limit" in line for line in told)
+
+
+async def test_a_check_that_ends_while_the_service_stops_says_nothing(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last line of the log names the recovery point."""
+    fake = FakeQbittorrent()
+    fake.reachable.value = True
+    it = checks.Checks(load(environ)[0], fake, torrents=fake.torrents)
+
+    async def remote() -> list[Finding]:
+        nursery.cancel_scope.cancel()  # and the last wait was shielded: it ends well
+        return [Finding(level=Level.WARNING, code="late", group=Group.FOLDERS, what="too late")]
+
+    monkeypatch.setattr(it, "remote", remote)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(checks.ServiceChecks(it, fake).run)
+    assert nursery.cancel_scope.cancelled_caught
+    assert "too late" not in caplog.text
 
 
 async def test_a_bug_in_the_checks_ends_nothing_else(

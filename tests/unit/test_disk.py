@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from qbm_trio.adapters import disk, disk_calls, disk_paths
+from qbm_trio.adapters import disk, disk_aliases, disk_calls, disk_paths
 from qbm_trio.adapters.disk_errors import read_back_error, read_error, write_error
 from qbm_trio.core.errors import (
     DiskError,
@@ -200,7 +200,7 @@ async def test_a_tier_without_its_marker_is_waited_for(tmp_path: Path, there: st
 
 
 async def probe(one: Path, other: Path) -> None:
-    await disk.check_not_aliased(one, other, instance_id="i", limiter=LIMITER)
+    await disk_aliases.check_not_aliased(one, other, instance_id="i", limiter=LIMITER)
 
 
 @pytest.fixture
@@ -278,15 +278,15 @@ async def test_a_folder_that_cannot_be_probed_is_no_proof(tiers: tuple[Path, Pat
 
 
 def test_probes_left_by_a_crash_are_removed_but_only_ours_and_no_live_one(tmp_path: Path) -> None:
-    live = disk.probe_name("i")
+    live = disk_aliases.probe_name("i")
     for name in (".qbm-probe-i-1-1", ".qbm-probe-other-1-1", "f", live):
         (tmp_path / name).touch()
     (tmp_path / ".qbm-probe-i-folder").mkdir()
-    assert disk.remove_old_probes(tmp_path, "i") == 1
+    assert disk_aliases.remove_old_probes(tmp_path, "i") == 1
     assert len(list(tmp_path.iterdir())) == 4
     assert (tmp_path / live).exists()
     with pytest.raises(MustWait):
-        disk.remove_old_probes(tmp_path / "absent", "i")
+        disk_aliases.remove_old_probes(tmp_path / "absent", "i")
 
 
 async def test_looking_for_an_alias_removes_what_a_crash_left(tiers: tuple[Path, Path]) -> None:

@@ -20,16 +20,16 @@ from trio.testing import MockClock
 from qbm_trio.adapters import (
     journal_copies,
     journal_facts,
+    journal_job_queries,
     journal_jobs,
     journal_relocations,
     state_dir,
 )
 from qbm_trio.adapters.journal import FILE_NAME
-from qbm_trio.adapters.journal_copies import Copy
 from qbm_trio.adapters.recovery_point import SavedState
 from qbm_trio.core.errors import JournalUnwritable
-from qbm_trio.core.model import Job, JobId, Notification, TorrentId, Verification
-from qbm_trio.core.relocation import Event, Relocation, RunId, Step
+from qbm_trio.core.model import Job, JobId, Notification
+from qbm_trio.core.relocation import Event, Step
 from qbm_trio.service import Service
 from qbm_trio.settings import load
 from qbm_trio.tasks import housekeeping
@@ -43,6 +43,7 @@ from qbm_trio.tasks.housekeeping import (
 from tests.fakes.inline_journal import InlineJournal
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import condition, inside
+from tests.rig.records import COPY, RELOCATION
 
 DAY_S = 86_400
 
@@ -80,7 +81,7 @@ async def test_requests_are_saved_and_old_jobs_forgotten_again_and_again(
 
     async def kept() -> set[JobId]:
         def read(connection: sqlite3.Connection) -> list[Job]:
-            return journal_jobs.recent(connection, 99, now=time.time())
+            return journal_job_queries.recent(connection, 99, now=time.time())
 
         return {job.id for job in await journal.do(read)}
 
@@ -177,33 +178,6 @@ async def test_a_recovery_point_is_written_every_quarter_of_an_hour_if_something
         assert await after_an_interval() == before + 1, "made up for"
         nursery.cancel_scope.cancel()
     journal.end()
-
-
-COPY = Copy(
-    torrent_id=TorrentId("c" * 40),
-    job_id=JobId("1"),
-    destination="tv",
-    save_root="/ssd",
-    category="tv",
-    name="a copy",
-    verification=Verification.PIECES,
-    size_bytes=7,
-    begun_at=1.5,
-    published_at=None,
-)
-RELOCATION = Relocation(
-    run_id=RunId("run"),
-    group="g",
-    torrent_id=TorrentId("d" * 40),
-    name="moving",
-    from_path="/ssd",
-    to_path="/hdd",
-    was_running=True,
-    force_start=False,
-    auto_management=False,
-    download_path="",
-    bytes=1,
-)
 
 
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from qbm_trio.adapters import journal_jobs as ops
+from qbm_trio.adapters import journal_job_queries as queries
 from qbm_trio.core.errors import Draining, JournalUnwritable, NoSuchJob, QueueFull, WrongState
 from qbm_trio.core.lifecycle import IllegalMove
 from qbm_trio.core.model import (
@@ -75,9 +75,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def assert_counted(jobs: Jobs) -> None:
     """Whatever a test did: what is counted along the way is what is there."""
-    reasons = [job.wait_reason for job in jobs.waiting()]
-    assert jobs.waiting_by_reason() == {reason: reasons.count(reason) for reason in WaitReason}
-    in_line = [job.accepted_at for id_ in jobs.queue.first(1000) if (job := jobs.of(id_))]
+    reasons = [job.wait_reason for job in jobs.live.waiting()]
+    assert jobs.live.waiting_by_reason() == {reason: reasons.count(reason) for reason in WaitReason}
+    in_line = [job.accepted_at for id_ in jobs.queue.first(1000) if (job := jobs.live.get(id_))]
     assert jobs.oldest_queued_at() == min(in_line, default=None)
 
 
@@ -288,7 +288,7 @@ async def test_with_the_real_writer_100_clients_and_ten_torrents_make_ten_jobs(
         async with trio.open_nursery() as nursery:
             for n in range(100):
                 nursery.start_soon(client, n)
-        alive = await journal.do(ops.alive)
+        alive = await journal.do(queries.alive)
     assert sum(not a.duplicate for a in answers) == len({a.job.id for a in answers}) == 10
     assert [j.priority for j in alive] == list(range(99, 89, -1))
     assert jobs.queue.first(10) == [j.id for j in alive]
@@ -310,7 +310,7 @@ async def test_cancelling_takes_a_job_out_of_line_or_stops_it(world: World) -> N
         await world.jobs.cancel(running.id)
     with pytest.raises(NoSuchJob):
         await world.jobs.cancel(JobId("nobody"))
-    assert world.jobs.of(running.id) is None
+    assert world.jobs.live.get(running.id) is None
     assert stopped == ["a"]
 
 
@@ -350,7 +350,7 @@ async def test_clearing_spares_what_runs_and_stays_in_force_after_a_restart(worl
     queued = await world.accept(V2)
     assert await world.jobs.clear() == 2
     assert await world.jobs.clear() == 0
-    assert (world.line(), world.jobs.waiting()) == ([], [])
+    assert (world.line(), world.jobs.live.waiting()) == ([], [])
     after = await world.restart()
     assert after.line() == [running.id]
     for job_id in (waiting.id, queued.id):
@@ -363,17 +363,17 @@ async def test_jobs_that_wait_are_counted_by_reason_until_they_go_on_or_end(worl
         job = await world.running(hash)
         await world.jobs.wait(job.id, reason, "x", delay_s=1)
         assert_counted(world.jobs)
-    counts = world.jobs.waiting_by_reason()
+    counts = world.jobs.live.waiting_by_reason()
     assert (counts[WaitReason.SPACE], counts[WaitReason.TIER], sum(counts.values())) == (2, 1, 3)
     after = await world.restart()
-    assert after.jobs.waiting_by_reason() == counts
-    first, second, third = after.jobs.waiting()
+    assert after.jobs.live.waiting_by_reason() == counts
+    first, second, third = after.jobs.live.waiting()
     await after.jobs.due(first.id)
     await after.jobs.cancel(second.id)
     assert_counted(after.jobs)
     await after.jobs.clear()
     assert_counted(after.jobs)
-    assert sum(after.jobs.waiting_by_reason().values()) == 0
+    assert sum(after.jobs.live.waiting_by_reason().values()) == 0
     assert third.id not in after.line()
 
 
@@ -401,10 +401,10 @@ async def test_a_restart_finds_every_live_job_as_it_was_and_the_running_ones_fir
     urgent = await world.accept(V2, 9)
     after = await world.restart()
     assert after.line() == [ran.id, urgent.id]
-    found = after.jobs.of(ran.id)
+    found = after.jobs.live.get(ran.id)
     assert found is not None
     assert (found.head, found.phase, found.bytes_total) == (True, None, 7)
-    (still,) = after.jobs.waiting()
+    (still,) = after.jobs.live.waiting()
     assert (still.id, still.wait_reason, still.next_at) == (waiting.id, WaitReason.TIER, 1030.0)
     assert still.attempts == 0
     assert after.jobs.oldest_queued_at() == 1000.0
@@ -447,7 +447,7 @@ async def test_the_later_one_that_runs_is_merged_into_the_earlier_which_moves_up
     merged = await world.jobs.resolve(later.id, torrent(A, v2=V2))
     assert (merged.state, merged.merged_into) == (JobState.MERGED, earlier.id)
     assert world.line() == [earlier.id, stranger.id]
-    assert world.jobs.of(later.id) is None
+    assert world.jobs.live.get(later.id) is None
 
 
 async def test_the_resolved_torrent_id_is_known_as_a_duplicate_also_after_a_restart(
@@ -497,7 +497,7 @@ async def test_a_torrent_known_by_another_hash_in_the_journal_alone_is_a_duplica
 ) -> None:
     job = await world.running(V2)
     await world.jobs.resolve(job.id, torrent(A, v2=V2))
-    world.jobs._by_hash.clear()  # as after the other of two jobs of one torrent has ended
+    world.jobs.live._by_hash.clear()  # as after the other of two jobs of one torrent has ended
     again = await world.jobs.accept(Notification(hash=A))
     assert (again.job.id, again.duplicate) == (job.id, True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qbm_trio.adapters import journal_facts
+from qbm_trio.adapters import journal_job_queries as queries
 from qbm_trio.adapters import journal_jobs as ops
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import NoSuchJob, WrongState
@@ -50,7 +51,7 @@ def test_what_is_admitted_is_what_is_read(db: sqlite3.Connection) -> None:
         hash=V2, priority=-7, name="Ünï\n'\";--🐉", category="a/b", size_bytes=2**62
     )
     job = ops.admit(db, notified, job_id=JobId("x"), now=5.5)
-    assert job == ops.get(db, JobId("x"))
+    assert job == queries.get(db, JobId("x"))
     assert (job.hash, job.priority, job.name) == (V2, -7, notified.name)
     assert (job.category, job.bytes_total, job.accepted_at) == ("a/b", 2**62, 5.5)
     assert job.state is JobState.QUEUED
@@ -92,13 +93,13 @@ def test_interrupted_jobs_go_first_once_then_priority_then_age(db: sqlite3.Conne
     run(db, ran)
     assert [j.id for j in ops.recover(db, now=9)] == [ran.id, high.id, oldest.id, low.id]
     assert journal_facts.counters(db)["jobs_recovered"] == 1
-    assert ops.get(db, ran.id).phase is None
+    assert queries.get(db, ran.id).phase is None
 
     # Its turn is over: after a wait it has no head start any more.
-    again = run(db, ops.get(db, ran.id))
+    again = run(db, queries.get(db, ran.id))
     ops.move(db, again.id, Event.WAIT, now=10, changes={"wait_reason": WaitReason.SPACE})
     ops.move(db, again.id, Event.DUE, now=11)
-    assert [j.id for j in ops.alive(db)] == [high.id, oldest.id, low.id, ran.id]
+    assert [j.id for j in queries.alive(db)] == [high.id, oldest.id, low.id, ran.id]
 
 
 def test_a_cancel_is_refused_once_files_are_put_in_place(db: sqlite3.Connection) -> None:
@@ -119,8 +120,8 @@ def test_clearing_spares_what_runs_and_what_has_ended(db: sqlite3.Connection) ->
     run(db, running)
     ops.cancel(db, ended.id, now=2)
     assert sorted(ops.clear(db, now=3)) == sorted([queued.id, waiting.id])
-    assert [j.id for j in ops.alive(db)] == [running.id]
-    assert ops.get(db, ended.id).state is JobState.CANCELLED
+    assert [j.id for j in queries.alive(db)] == [running.id]
+    assert queries.get(db, ended.id).state is JobState.CANCELLED
 
 
 @pytest.mark.parametrize("event", [Event.CANCEL, Event.CLEAR, Event.FAIL])
@@ -185,21 +186,21 @@ def test_two_jobs_of_one_torrent_become_one_with_the_higher_priority(
     if other_state == "resolved":
         resolve(db, other, hashes=())
     mine, changed = resolve(db, job, hashes=(V2, ""))
-    assert mine == ops.get(db, job.id)
-    assert all(c == ops.get(db, c.id) for c in changed)
+    assert mine == queries.get(db, job.id)
+    assert all(c == queries.get(db, c.id) for c in changed)
     if other_state == "running" and not earlier:
         # It runs, and may be past stopping; it finds out by itself.
         assert (mine.state, changed) == (JobState.RUNNING, [])
         assert resolve(db, other, hashes=())[0].state is JobState.MERGED
 
     stays, goes = (other, job) if earlier or other_state == "resolved" else (job, other)
-    merged, kept = ops.get(db, goes.id), ops.get(db, stays.id)
+    merged, kept = queries.get(db, goes.id), queries.get(db, stays.id)
     assert (merged.state, merged.merged_into, merged.finished_at) == (JobState.MERGED, stays.id, 5)
     assert kept.state == (
         JobState.RUNNING if stays is job or other_state == "resolved" else JobState(other_state)
     )
     assert kept.priority == 4
-    assert {j.id for j in ops.alive(db)} == {stays.id, stranger.id}
+    assert {j.id for j in queries.alive(db)} == {stays.id, stranger.id}
 
 
 def resolve(db: sqlite3.Connection, job: Job, *, hashes: tuple[str, ...]) -> tuple[Job, list[Job]]:
@@ -217,7 +218,7 @@ def test_all_later_ones_are_merged_and_the_ended_are_left_alone(db: sqlite3.Conn
     assert [c.merged_into for c in changed] == [job.id, job.id]
     assert {c.id for c in changed} == {j.id for j in later}
     assert (mine.priority, mine.torrent_id, mine.name) == (9, A, "seen")
-    assert ops.get(db, ended.id).state is JobState.CANCELLED
+    assert queries.get(db, ended.id).state is JobState.CANCELLED
 
 
 def test_a_cancelled_job_resolves_to_nothing(db: sqlite3.Connection) -> None:
@@ -233,14 +234,14 @@ def test_a_cancelled_job_resolves_to_nothing(db: sqlite3.Connection) -> None:
 def test_pages_are_newest_first_without_gap_or_overlap(db: sqlite3.Connection) -> None:
     ids = [admit(db, f"{n:040x}").id for n in range(7)][::-1]
     pages, before = list[JobId](), None
-    while page := ops.newest(db, limit=3, before=before):
+    while page := queries.newest(db, limit=3, before=before):
         pages += [j.id for j in page]
         before = page[-1].id
     assert pages == ids
     ops.cancel(db, ids[2], now=2)
-    assert [j.id for j in ops.newest(db, state=JobState.CANCELLED)] == [ids[2]]
+    assert [j.id for j in queries.newest(db, state=JobState.CANCELLED)] == [ids[2]]
     with pytest.raises(NoSuchJob):
-        ops.newest(db, before=JobId("nobody"))
+        queries.newest(db, before=JobId("nobody"))
 
 
 def test_what_ended_since_the_clock_was_put_back_comes_before_what_ended_in_the_future(
@@ -249,9 +250,9 @@ def test_what_ended_since_the_clock_was_put_back_comes_before_what_ended_in_the_
     ids = [admit(db, h).id for h in "123456"]
     for job_id, now in zip(ids, (50, 10, 86_400, 86_450, 60, 61), strict=True):
         ops.cancel(db, job_id, now=now)
-    newest = [j.id for j in ops.recent(db, 9, now=62)]
+    newest = [j.id for j in queries.recent(db, 9, now=62)]
     assert newest == [ids[5], ids[4], ids[0], ids[1], ids[3], ids[2]]
-    assert [j.id for j in ops.recent(db, 2, now=86_460)] == [ids[3], ids[2]]
+    assert [j.id for j in queries.recent(db, 2, now=86_460)] == [ids[3], ids[2]]
 
 
 def test_what_the_status_asks_each_few_seconds_sorts_nothing_and_reads_no_row_in_vain(
@@ -259,8 +260,8 @@ def test_what_the_status_asks_each_few_seconds_sorts_nothing_and_reads_no_row_in
 ) -> None:
     asked: list[str] = []
     db.set_trace_callback(asked.append)
-    ops.recent(db, 20, now=1.0)
-    ops.by_state(db)
+    queries.recent(db, 20, now=1.0)
+    queries.by_state(db)
     db.set_trace_callback(None)
     plans = [row[3] for query in asked for row in db.execute(f"EXPLAIN QUERY PLAN {query}")]
     assert len(plans) == 3
@@ -269,13 +270,13 @@ def test_what_the_status_asks_each_few_seconds_sorts_nothing_and_reads_no_row_in
 
 
 def test_jobs_are_counted_in_each_state_also_where_there_are_none(db: sqlite3.Connection) -> None:
-    assert ops.by_state(db) == dict.fromkeys(JobState, 0)
+    assert queries.by_state(db) == dict.fromkeys(JobState, 0)
     for hash in "1234":
         admit(db, hash)
-    run(db, ops.get(db, JobId("job 1")))
+    run(db, queries.get(db, JobId("job 1")))
     for hash in "23":
         ops.cancel(db, JobId(f"job {hash}"), now=2.0)
-    assert ops.by_state(db) == dict.fromkeys(JobState, 0) | {
+    assert queries.by_state(db) == dict.fromkeys(JobState, 0) | {
         JobState.RUNNING: 1,
         JobState.CANCELLED: 2,
         JobState.QUEUED: 1,
@@ -288,9 +289,9 @@ def test_only_jobs_that_ended_long_ago_are_pruned_and_no_number_is_used_twice(
     old, young, alive = (admit(db, h) for h in "123")
     ops.cancel(db, old.id, now=10)
     ops.cancel(db, young.id, now=20)
-    assert [j.id for j in ops.recent(db, 5, now=30)] == [young.id, old.id]
+    assert [j.id for j in queries.recent(db, 5, now=30)] == [young.id, old.id]
     assert ops.prune(db, finished_before=15) == 1
-    assert {j.id for j in ops.newest(db)} == {young.id, alive.id}
+    assert {j.id for j in queries.newest(db)} == {young.id, alive.id}
     assert ops.prune(db, finished_before=1e12) == 1
     ops.cancel(db, alive.id, now=30)
     assert ops.prune(db, finished_before=1e12) == 1

@@ -10,13 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from qbm_trio.adapters import journal_copies, journal_facts, journal_jobs, journal_relocations
+from qbm_trio.adapters import (
+    journal_copies,
+    journal_facts,
+    journal_job_queries,
+    journal_jobs,
+    journal_relocations,
+)
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.adapters.journal_reconciling import known
 from qbm_trio.core.lifecycle import Event
-from qbm_trio.core.model import JobId, JobState, Notification, Torrent, TorrentId, Verification
+from qbm_trio.core.model import JobId, JobState, Notification, Torrent, TorrentId
 from qbm_trio.core.reconciling import Known, LastJob
-from qbm_trio.core.relocation import IllegalStep, Relocation, RunId, Step
+from qbm_trio.core.relocation import IllegalStep, Step
+from tests.rig.records import COPY, RELOCATION
 from tests.rig.seen import SEEDING
 
 V1, V2 = "1" * 40, "a" * 40 + "2" * 24
@@ -63,34 +70,11 @@ def test_one_that_was_merged_says_nothing(db: sqlite3.Connection) -> None:
 def test_each_of_few_and_of_many_has_what_is_its_own(db: sqlite3.Connection, others: int) -> None:
     many = [other(n) for n in range(others)]
     job(db, HYBRID.id, ends=Event.CANCEL, code="torrent_removed")
-    copy = journal_copies.Copy(
-        torrent_id=HYBRID.id,
-        job_id=JobId("0"),
-        destination="tv",
-        save_root="/ssd",
-        category="tv",
-        name="t",
-        verification=Verification.PIECES,
-        size_bytes=1,
-        begun_at=1.0,
-        published_at=None,
-    )
+    copy = replace(COPY, torrent_id=HYBRID.id)
     journal_copies.begin(db, copy, [])
     assert not known(db, [HYBRID, *many])[HYBRID.id].published
     journal_copies.published(db, HYBRID.id, now=2.0)
-    row = Relocation(
-        run_id=RunId("r"),
-        group="g",
-        torrent_id=HYBRID.id,
-        name="t",
-        from_path="/ssd",
-        to_path="/hdd",
-        was_running=True,
-        force_start=False,
-        auto_management=False,
-        download_path="",
-        bytes=1,
-    )
+    row = replace(RELOCATION, torrent_id=HYBRID.id)
     (row,) = journal_relocations.begin(db, [row], now=3.0)
     found = known(db, [HYBRID, *many])
     assert found.pop(HYBRID.id) == Known(
@@ -109,21 +93,9 @@ def test_an_instance_keeps_its_name_and_when_it_first_ran(db: sqlite3.Connection
 
 def test_a_repeated_relocation_begins_unless_a_job_is_at_work(db: sqlite3.Connection) -> None:
     """One that only waits can wait for its end, too: it is what the torrent's state made it do."""
-    row = Relocation(
-        run_id=RunId("r"),
-        group="g",
-        torrent_id=HYBRID.id,
-        name="t",
-        from_path="/ssd",
-        to_path="/hdd",
-        was_running=True,
-        force_start=False,
-        auto_management=False,
-        download_path="",
-        bytes=0,
-    )
+    row = replace(RELOCATION, torrent_id=HYBRID.id)
     job(db, HYBRID.id)
-    (live,) = journal_jobs.alive(db)
+    (live,) = journal_job_queries.alive(db)
     with pytest.raises(journal_relocations.AlreadyRelocating):
         journal_relocations.begin(db, [row], now=1.0)
     journal_jobs.begin(db, live.id, now=1.0)

@@ -18,24 +18,26 @@ import trio
 from qbm_trio.adapters import (
     journal_copies,
     journal_facts,
+    journal_job_queries,
     journal_jobs,
     journal_relocations,
     journal_restore,
     recovery_point,
 )
 from qbm_trio.adapters.journal import FILE_NAME, Journal
-from qbm_trio.adapters.journal_copies import Copy, CopyFile
+from qbm_trio.adapters.journal_copies import CopyFile
 from qbm_trio.adapters.journal_damage import PAGE_BYTES, JournalDamaged, is_damage, require_whole
 from qbm_trio.adapters.journal_restore import BUILDING, BUILT, DAMAGED, open_journal
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
-from qbm_trio.core.model import Job, JobId, JobState, Notification, TorrentId, Verification
+from qbm_trio.core.model import Job, JobId, JobState, Notification, TorrentId
 from qbm_trio.core.relocation import Event as Happened
 from qbm_trio.core.relocation import Relocation, RunId, Step
 from tests.rig.damage import DAMAGES, checkpoint, database, flip, wal
 from tests.rig.journals import running
 from tests.rig.library import snapshot
+from tests.rig.records import COPY
 
 NOW = 2e9
 SAVED, LATER = 60, 30  #: jobs in the recovery point, and after it
@@ -80,18 +82,6 @@ def relocation(letter: str, step: Step = Step.PREPARING) -> Relocation:
     )
 
 
-COPY = Copy(
-    torrent_id=TorrentId("c" * 40),
-    job_id=job_id(1),
-    destination="tv",
-    save_root="/ssd",
-    category="tv",
-    name="a copy",
-    verification=Verification.PIECES,
-    size_bytes=7,
-    begun_at=1.5,
-    published_at=None,
-)
 FILE = CopyFile(index=0, path="tv/a", size_bytes=7, mtime_ns=5, ours=True, inode=2, source_inode=3)
 
 
@@ -155,7 +145,7 @@ def opened(state: Path) -> Iterator[Journal]:
 
 
 def alive(journal: Journal) -> dict[str, Job]:
-    return {job.hash: job for job in journal_jobs.alive(journal._connection)}
+    return {job.hash: job for job in journal_job_queries.alive(journal._connection)}
 
 
 def hashes(*numbers: int) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from qbm_trio.adapters import journal_facts, journal_jobs, recovery_point
+from qbm_trio.adapters import journal_facts, journal_job_queries, journal_jobs, recovery_point
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
@@ -76,7 +76,7 @@ async def taken(state: Path, *, dry_run: bool = False) -> AsyncIterator[Journal]
 
 
 async def alive(journal: Journal) -> list[Job]:
-    return await journal.do(journal_jobs.alive)
+    return await journal.do(journal_job_queries.alive)
 
 
 async def test_everything_is_taken_in_its_order_and_renamed(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ class Killed(Exception):
 
 
 def finish_all(connection: sqlite3.Connection) -> None:
-    for job in journal_jobs.alive(connection):
+    for job in journal_job_queries.alive(connection):
         if job.state is JobState.QUEUED:
             journal_jobs.begin(connection, job.id, now=2.0)
         changes = {"outcome": Outcome.TIERED}
@@ -270,7 +270,7 @@ async def test_a_kill_at_any_step_takes_nothing_twice_and_loses_nothing(
                 await journal.do(finish_all)
         for _ in range(2):
             async with taken(state) as journal:
-                jobs = await journal.do(partial(journal_jobs.newest, limit=99))
+                jobs = await journal.do(partial(journal_job_queries.newest, limit=99))
                 assert sorted(int(job.hash, 16) for job in jobs) == [1, 2, 3, 4], kill
                 assert await journal.do(partial(journal_facts.meta, name=TAKEN)) is None
         assert len(migrated(state)) == 4
@@ -316,7 +316,7 @@ async def test_files_that_cannot_be_renamed_are_said_and_taken_once(
         run("mount", "-o", "remount,ro", str(folder))
         for life in range(3):
             async with taken(tmp_path) as journal:
-                jobs = await journal.do(partial(journal_jobs.newest, limit=99))
+                jobs = await journal.do(partial(journal_job_queries.newest, limit=99))
                 assert len(jobs) == 2
                 if life == 0:
                     await journal.do(finish_all)
@@ -326,7 +326,7 @@ async def test_files_that_cannot_be_renamed_are_said_and_taken_once(
         queue(tmp_path, 3)
         async with taken(tmp_path) as journal:
             assert [job.hash for job in await alive(journal)] == [hash_of(3)]
-            assert len(await journal.do(partial(journal_jobs.newest, limit=99))) == 3
+            assert len(await journal.do(partial(journal_job_queries.newest, limit=99))) == 3
         assert all(path.suffix == ".migrated" for path in folder.iterdir())
 
 

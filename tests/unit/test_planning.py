@@ -16,12 +16,13 @@ import trio
 from qbm_trio.adapters import journal_copies, metainfo
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import BadMetainfo, MustWait
-from qbm_trio.core.model import Job, JobId, TorrentId, Verification, WaitReason
+from qbm_trio.core.model import Job, JobId, TorrentId, WaitReason
 from qbm_trio.core.placement import Place, plan_files
 from qbm_trio.tasks import planning
 from qbm_trio.tasks.planning import LOOK_AGAIN_S, Planner, UnknownForTooLong
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import make
+from tests.rig.records import COPY
 from tests.rig.torrents import Version
 
 
@@ -175,17 +176,8 @@ async def test_the_destination_is_the_recorded_one_whatever_the_category(tmp_pat
         ]
         assert plan.shown_destination == "new/one/T"
         assert not plan.published_before
-        copy = journal_copies.Copy(
-            torrent_id=id_,
-            job_id=JobId("j"),
-            destination="old",
-            save_root=plan.save_root,
-            category="old",
-            name="T",
-            verification=Verification.PIECES,
-            size_bytes=3,
-            begun_at=1.0,
-            published_at=None,
+        copy = replace(
+            COPY, torrent_id=id_, destination="old", category="old", save_root=plan.save_root
         )
         await journal.do(partial(journal_copies.begin, copy=copy, entries=()))
         begun = await plans.plan(job(id_), torrent)

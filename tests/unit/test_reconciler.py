@@ -20,7 +20,7 @@ from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.model import Job, JobState, Notification, Torrent, TorrentId
 from qbm_trio.core.readiness import MISSING_FILES
 from qbm_trio.core.reconciling import REMOVED
-from qbm_trio.core.relocation import Event, Relocation, RunId, Step
+from qbm_trio.core.relocation import Event, Relocation, Step
 from qbm_trio.core.roots import Roots
 from qbm_trio.core.snapshot import REMOVED_AFTER_S
 from qbm_trio.core.space import RELOCATING_TAG
@@ -36,6 +36,7 @@ from qbm_trio.tasks.reconciler import (
 )
 from tests.fakes.qbittorrent import FakeQbittorrent, away, too_late
 from tests.rig.inside import make
+from tests.rig.records import RELOCATION
 
 INTERVAL_S = 60.0
 TOO_LATE_S = 30.0
@@ -102,19 +103,7 @@ class Rig:
 
     async def relocated(self, id: TorrentId, *, steps: int = 7, **fields: object) -> Relocation:
         """Have a relocation in the journal, by default one that is done."""
-        row = Relocation(
-            run_id=RunId("run"),
-            group=id,
-            torrent_id=id,
-            name="t",
-            from_path="/ssd",
-            to_path="/hdd/tv",
-            was_running=True,
-            force_start=False,
-            auto_management=False,
-            download_path="",
-            bytes=1,
-        )
+        row = replace(RELOCATION, group=id, torrent_id=id)
         row = replace(row, **fields)  # type: ignore[arg-type]
         (row,) = await self.journal.do(partial(journal_relocations.begin, group=[row], now=NOW))
         for _ in range(steps):

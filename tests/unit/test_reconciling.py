@@ -23,11 +23,12 @@ from qbm_trio.core.reconciling import (
     could_matter,
     judge,
 )
-from qbm_trio.core.relocation import OPEN, Relocation, RunId, Step
+from qbm_trio.core.relocation import OPEN, Relocation, Step
 from qbm_trio.core.relocation_polls import STOPPED
 from qbm_trio.core.roots import Roots
 from qbm_trio.core.space import RELOCATING_TAG
 from tests.rig import seen
+from tests.rig.records import RELOCATION
 
 FIRST_RUN_AT = 1_000.0
 RULES = Rules(
@@ -41,21 +42,7 @@ TAGGED = frozenset({RELOCATING_TAG})
 
 
 def relocation(step: Step, **changes: object) -> Relocation:
-    row = Relocation(
-        id=1,
-        run_id=RunId("r"),
-        group="g",
-        torrent_id=FINISHED.id,
-        name="t",
-        step=step,
-        from_path="/ssd",
-        to_path="/hdd/tv",
-        was_running=True,
-        force_start=False,
-        auto_management=False,
-        download_path="",
-        bytes=1,
-    )
+    row = replace(RELOCATION, id=1, torrent_id=FINISHED.id, step=step)
     return replace(row, **changes)  # type: ignore[arg-type]
 
 

@@ -22,6 +22,7 @@ import trio
 from qbm_trio.adapters import (
     journal_copies,
     journal_facts,
+    journal_job_queries,
     journal_jobs,
     journal_relocations,
     recovery_point,
@@ -120,7 +121,7 @@ async def test_a_point_holds_every_field_of_all_that_must_outlive_the_journal(
 
         await journal.do(fill)
         saved = await recovery_point.save(journal, now=1e9, limiter=trio.CapacityLimiter(1))
-        alive = await journal.do(journal_jobs.alive)
+        alive = await journal.do(journal_job_queries.alive)
         relocating = await journal.do(journal_relocations.open_ones)
 
     assert saved.counts == {"relocations": 1, "jobs": 3, "copies": 1, "copy_files": 1}

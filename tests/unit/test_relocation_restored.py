@@ -5,7 +5,8 @@ Or none at all. Whatever the truth is: no data is lost, and no torrent stays sto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,28 @@ def damage(root: Path) -> None:
     for end in ("-wal", "-shm"):
         (state / f"journal.sqlite3{end}").unlink(missing_ok=True)
     (state / "journal.sqlite3").write_bytes(b"garbage" * 1000)
+
+
+@asynccontextmanager
+async def saved_at_its_beginning(
+    it: Shelf,
+    monkeypatch: pytest.MonkeyPatch,
+    step: Step,
+    when: str = "recorded",
+    *,
+    name: str | None = None,
+) -> AsyncIterator[None]:
+    """A relocation of which the recovery point knows the first step stands at this one."""
+    with (
+        held(monkeypatch, step, when, name=name) as hold,
+        held(monkeypatch, Step.PREPARING, name=name) as begun,
+    ):
+        it.space.trigger()
+        await begun.wait()
+        await it.inside.service.save_state()
+        begun.go_on.set()
+        await hold.wait()
+        yield
 
 
 def assert_well(it: Shelf, *ids: TorrentId, where: str | None = None) -> None:
@@ -68,15 +91,7 @@ async def test_recorded_at_its_beginning_and_really_at_any_step(
     async with shelf(tmp_path, monkeypatch, fake=fake) as it:
         ids = [await it.tiered("T"), *await it.twins("G")]
         await it.leave_free(0)
-        with (
-            held(monkeypatch, truth, when, name="T") as hold,
-            held(monkeypatch, Step.PREPARING, name="T") as begun,
-        ):
-            it.space.trigger()
-            await begun.wait()
-            await it.inside.service.save_state()
-            begun.go_on.set()
-            await hold.wait()
+        async with saved_at_its_beginning(it, monkeypatch, truth, when, name="T"):
             if slipped:
                 it.slip(ids[0])
     damage(tmp_path)
@@ -109,15 +124,7 @@ async def test_a_deletion_cut_off_in_its_middle_is_ended_after_one_more_check(
     async with shelf(tmp_path, monkeypatch) as it:
         id_ = await it.tiered("T")
         await it.leave_free(0)
-        with (
-            held(monkeypatch, Step.DELETING) as hold,
-            held(monkeypatch, Step.PREPARING) as begun,
-        ):
-            it.space.trigger()
-            await begun.wait()
-            await it.inside.service.save_state()
-            begun.go_on.set()
-            await hold.wait()
+        async with saved_at_its_beginning(it, monkeypatch, Step.DELETING):
             delete_one(it)
             if slipped:
                 it.slip(id_)
@@ -138,15 +145,7 @@ async def test_what_is_left_of_a_deletion_stays_when_the_copy_is_not_what_was_re
     async with shelf(tmp_path, monkeypatch) as it:
         id_ = await it.tiered("T")
         await it.leave_free(0)
-        with (
-            held(monkeypatch, Step.DELETING) as hold,
-            held(monkeypatch, Step.PREPARING) as begun,
-        ):
-            it.space.trigger()
-            await begun.wait()
-            await it.inside.service.save_state()
-            begun.go_on.set()
-            await hold.wait()
+        async with saved_at_its_beginning(it, monkeypatch, Step.DELETING):
             delete_one(it)
             copy = it.inside.hdd / "tv" / "T" / "b"
             copy.touch()  # another time than the recorded one
@@ -165,15 +164,7 @@ async def test_with_its_files_on_the_ssd_it_goes_back_whatever_the_copy_is(
     async with shelf(tmp_path, monkeypatch) as it:
         id_ = await it.tiered("T")
         await it.leave_free(0)
-        with (
-            held(monkeypatch, Step.CHECKING) as hold,
-            held(monkeypatch, Step.PREPARING) as begun,
-        ):
-            it.space.trigger()
-            await begun.wait()
-            await it.inside.service.save_state()
-            begun.go_on.set()
-            await hold.wait()
+        async with saved_at_its_beginning(it, monkeypatch, Step.CHECKING):
             spoil(it)
     damage(tmp_path)
     async with shelf(tmp_path, monkeypatch, fake=it.fake) as it:
@@ -189,15 +180,8 @@ async def test_it_waits_for_a_disk_that_is_away_before_anything_is_judged(
     async with shelf(tmp_path, monkeypatch) as it:
         id_ = await it.tiered("T")
         await it.leave_free(0)
-        with (
-            held(monkeypatch, Step.WAITING) as hold,
-            held(monkeypatch, Step.PREPARING) as begun,
-        ):
-            it.space.trigger()
-            await begun.wait()
-            await it.inside.service.save_state()
-            begun.go_on.set()
-            await hold.wait()
+        async with saved_at_its_beginning(it, monkeypatch, Step.WAITING):
+            pass  # the service stops there
     damage(tmp_path)
     it.unmount("ssd")
     (it.inside.ssd / "tv").mkdir()

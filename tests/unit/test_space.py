@@ -25,20 +25,9 @@ from qbm_trio.core.space import (
     SparedTorrent,
     plan_space,
 )
-from tests.rig.ssd_worlds import World, ssd_file, tid, torrent, worlds
+from tests.rig.ssd_worlds import World, planned, ssd_file, tid, torrent, worlds
 
 # -- properties ---------------------------------------------------------------
-
-
-def planned(world: World, *, missing: int, room: int = 100) -> SpacePlan:
-    return plan_space(
-        groups(world.facts, world.files),
-        world.facts,
-        free_bytes=1000,
-        target_bytes=1000 + missing,
-        pending_bytes=0,
-        tier_room=room,
-    )
 
 
 def everybody(plan: SpacePlan) -> list[ChosenTorrent | SparedTorrent]:

@@ -13,8 +13,9 @@ import pytest
 from qbm_trio.adapters import journal_jobs, journal_relocations
 from qbm_trio.core.lifecycle import Event as JobEvent
 from qbm_trio.core.model import JobState, TorrentId
-from qbm_trio.core.relocation import Event, Relocation, RunId, Step
+from qbm_trio.core.relocation import Event, RunId, Step
 from qbm_trio.core.space import Spared
+from tests.rig.records import RELOCATION
 from tests.rig.surveys import BLOCK, Library, library
 
 HOUR_S = 3600.0
@@ -94,19 +95,7 @@ async def relocated_in_vain(
     shelf: Library, id_: TorrentId, *, at: float, by_a_fault: bool = True
 ) -> None:
     """Have a relocation that went back: for a fault, or because the service stopped."""
-    row = Relocation(
-        run_id=RunId("r"),
-        group=id_,
-        torrent_id=id_,
-        name="t",
-        from_path="",
-        to_path="",
-        was_running=True,
-        force_start=False,
-        auto_management=False,
-        download_path="",
-        bytes=1,
-    )
+    row = replace(RELOCATION, group=id_, torrent_id=id_)
     (row,) = await shelf.journal.do(partial(journal_relocations.begin, group=[row], now=at))
     first = Event.FAIL if by_a_fault else Event.INTERRUPT
     for step, event in ((Step.PREPARING, first), (Step.UNDOING, Event.ADVANCE)):

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from qbm_trio.adapters import journal_copies, journal_relocations
-from qbm_trio.adapters.journal_copies import Copy
 from qbm_trio.core.errors import Draining, QbittorrentAway, TaggingDisabled
-from qbm_trio.core.model import JobId, TorrentId, Verification
-from qbm_trio.core.relocation import Event, Relocation, RunId, Step
+from qbm_trio.core.model import TorrentId
+from qbm_trio.core.relocation import Event, Step
 from qbm_trio.core.tags import Location
 from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, inside, make
+from tests.rig.records import COPY, RELOCATION
 
 GONE = TorrentId("d" * 40)
 
 
 async def publish(service: Inside, id_: TorrentId, *, published: bool = True) -> None:
-    copy = Copy(
-        torrent_id=id_,
-        job_id=JobId("j"),
-        destination="tv",
-        save_root=str(service.ssd),
-        category="tv",
-        name=f"copy of {id_[:4]}",
-        verification=Verification.PIECES,
-        size_bytes=7,
-        begun_at=1.0,
-        published_at=None,
-    )
+    copy = replace(COPY, torrent_id=id_, name=f"copy of {id_[:4]}")
     await service.journal.do(lambda db: journal_copies.begin(db, copy, []))
     if published:
         await service.journal.do(lambda db: journal_copies.published(db, id_, now=2.0))
@@ -269,19 +259,7 @@ async def test_a_torrent_that_is_being_relocated_keeps_the_tag_of_the_ssd(
     async with inside(tmp_path, client=fake) as service:
         id_ = add(fake, service.hdd, "T", "ssd", "hdd", "qbm-pin", "qbm-relocating")
         await publish(service, id_)
-        row = Relocation(
-            run_id=RunId("r"),
-            group="g",
-            torrent_id=id_,
-            name="T",
-            from_path=str(service.ssd),
-            to_path=str(service.hdd),
-            was_running=True,
-            force_start=False,
-            auto_management=False,
-            download_path="",
-            bytes=100,
-        )
+        row = replace(RELOCATION, torrent_id=id_)
 
         async def begin() -> None:
             await service.journal.do(lambda db: journal_relocations.begin(db, [row], now=1.0))

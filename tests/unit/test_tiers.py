@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from qbm_trio.adapters import disk, journal_facts
+from qbm_trio.adapters import disk, disk_aliases, journal_facts
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import DiskError, FailingDisk, MustWait, SameStorage
 from qbm_trio.core.model import JobId, Progress, WaitReason
@@ -115,7 +115,7 @@ async def test_an_alias_with_markers_of_its_own_is_found_by_a_probe_file(
             raise SameStorage("two views", reason=WaitReason.TIER)
 
         with monkeypatch.context() as patched:
-            patched.setattr(disk, "check_not_aliased", aliased)
+            patched.setattr(disk_aliases, "check_not_aliased", aliased)
             await tiers.prepare()
             with pytest.raises(SameStorage):
                 await tiers.require()

@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qbm_trio.core.sharing import groups
-from qbm_trio.core.space import ChosenTorrent, SparedTorrent, plan_space
+from qbm_trio.core.space import ChosenTorrent, SparedTorrent
 from qbm_trio.core.space_runs import DryRun
 from qbm_trio.web import space
 from qbm_trio.web.schemas import Answer as Shape
 from qbm_trio.web.schemas import Body
 from qbm_trio.web.space import plan_answer
 from tests.rig.site import DOCUMENT, Answer, assert_documented
-from tests.rig.ssd_worlds import World, worlds
+from tests.rig.ssd_worlds import World, planned, worlds
 
 SHAPES = sorted(
     name
@@ -29,14 +28,7 @@ SHAPES = sorted(
 def test_every_torrent_is_in_the_answer_once_with_what_the_plan_says_of_it(
     world: World, missing: int, room: int
 ) -> None:
-    plan = plan_space(
-        groups(world.facts, world.files),
-        world.facts,
-        free_bytes=1000,
-        target_bytes=1000 + missing,
-        pending_bytes=0,
-        tier_room=room,
-    )
+    plan = planned(world, missing=missing, room=room)
     found = DryRun(
         plan=plan,
         ssd_free_bytes=1000,

@@ -295,7 +295,7 @@ async def test_a_drain_ends_in_time_though_the_journal_refuses(
     # Start is recovery: what was not recorded is found.
     after = World(tmp_path)
     await after.jobs.recover()
-    found = after.jobs.of(job_id)
+    found = after.jobs.live.get(job_id)
     assert found is not None
     assert (found.state, found.head) == (JobState.QUEUED, True)
     after.journal.end()

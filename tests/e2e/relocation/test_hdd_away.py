@@ -215,7 +215,7 @@ async def test_a_full_hdd_takes_what_is_there_and_the_rest_waits_on_the_ssd(
         figures = await w.run()
         assert (figures.relocated, figures.tiered_first, figures.failed_groups) == (1, 1, 0)
         await relocated(w, there)
-        (job,) = w.service.service.jobs.waiting()
+        (job,) = w.service.service.jobs.live.waiting()
         assert "no room" in (job.error or "")
         await w.whole(missing, at=w.ssd)
         filler.unlink()
