@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from qbm_trio.adapters import journal_facts
-from qbm_trio.core.errors import QbittorrentUnreachable, ReadOnlyDisk
+from qbm_trio.core.errors import FailingDisk, QbittorrentUnreachable
 from qbm_trio.core.model import JobState, WaitReason
 from qbm_trio.core.overview import Condition
 from tests.fakes.qbittorrent import FakeQbittorrent, away
@@ -93,7 +93,8 @@ async def test_what_degrades_the_service_is_named_by_a_word(tmp_path: Path) -> N
         await condition(lambda: tiers.ssd.marker and tiers.hdd.marker)
         await condition(lambda: observer.health().status == "healthy")
         for at_fault, word in ((tiers.ssd, Condition.SSD), (tiers.hdd, Condition.HDD)):
-            at_fault.troubled_by(ReadOnlyDisk("it is read-only", reason=WaitReason.TIER))
+            # No probe that is under way takes it back.
+            at_fault.troubled_by(FailingDisk("it answers with an I/O error"))
             assert (await observer.overview()).degraded_by == {word}
             at_fault.trouble = None
         service.journal.restored = "the journal was damaged and restored"
