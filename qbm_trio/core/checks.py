@@ -69,14 +69,19 @@ def report(findings: Sequence[Finding]) -> list[str]:
             lines.append(f"  {finding.level:<8} {one_line(finding.what)}")
             if finding.advice:
                 lines.append(f"{'':<10} -> {one_line(finding.advice)}")
+    usable = not any(f.level is Level.PROBLEM for f in findings)
+    verdict = "The settings can be used" if usable else "This will not work as it is"
+    return [*lines[1:], "", f"{verdict}: {summary(findings)}."]
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """How many there are of what needs a look, the worst first."""
     counts = [
         f"{count} {level}{'s'[: count > 1]}"
         for level in (Level.PROBLEM, Level.WARNING, Level.NOTE)
         if (count := sum(f.level is level for f in findings))
     ]
-    usable = not any(f.level is Level.PROBLEM for f in findings)
-    verdict = "The settings can be used" if usable else "This will not work as it is"
-    return [*lines[1:], "", f"{verdict}: {', '.join(counts) or 'nothing is wrong'}."]
+    return ", ".join(counts) or "nothing is wrong"
 
 
 # -- settings ----------------------------------------------------------------

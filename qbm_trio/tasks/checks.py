@@ -305,7 +305,8 @@ class ServiceChecks:
                 except QbittorrentError:
                     log.debug("qBittorrent went away during the checks")
                 else:
-                    await self._tell(local + remote + self._checks.clock())
+                    await self._tell(found := local + remote + self._checks.clock())
+                    log.info("checked: %s; --check-config shows all", checks.summary(found))
                     # When it is back it may be another one, with other folders.
                     await self._client.wait_unreachable()
                 await trio.sleep_until(began_s + AGAIN_S)

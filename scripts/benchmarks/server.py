@@ -43,6 +43,7 @@ class Server(Service):
 
     def spawn(self, *, new_session: bool = False) -> None:
         """Start it and wait for nothing."""
+        self._begin = self.output.stat().st_size if self.output.exists() else 0
         super().spawn(new_session=new_session)
         assert self.process is not None
         if self.core is not None:
@@ -61,6 +62,14 @@ class Server(Service):
             time.sleep(0.002)
         words = self.output.read_text(errors="replace")[-2000:]
         raise BenchFailed(f"the service does not say {' or '.join(statuses)}:\n{words}")
+
+    def wait_for_checks(self, limit_s: float = 60) -> None:
+        """Until what it checks at its start is over: that asks qBittorrent, too."""
+        until = time.perf_counter() + limit_s
+        while b" checked: " not in self.output.read_bytes()[self._begin :]:
+            if time.perf_counter() > until:
+                raise BenchFailed(f"the service does not say what it has checked: {self.output}")
+            time.sleep(0.01)
 
     def copying(self) -> int:
         """How many copies run right now."""

@@ -80,6 +80,7 @@ class _Counted:
 
     def idle(self, server: Server, what: str, rounds: int) -> None:
         """Runs that have nothing to do."""
+        server.wait_for_checks()
         server.space_run(relocated=0)  # after it no run is left that the start has asked for
         runs = [self._run(server, relocated=0) for _ in range(rounds)]
         took = " ".join(f"{took_s:.2f}" for _, took_s in runs)

@@ -21,6 +21,7 @@ from tests.rig.inside import Inside, give, inside, put, tags
 from tests.rig.mounts import in_memory
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
 from tests.rig.torrents import make_torrent
+from tests.rig.trees import below
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -50,7 +51,7 @@ async def tiered(
         ) as service:
             torrent = put(qbt, service.ssd / "tv", name, FILES, category="tv", **options)
             assert (await service.tier(torrent.id)).outcome is Outcome.TIERED
-            files = (path for path in (service.ssd / "tv" / name).rglob("*") if path.is_file())
+            files = (path for path in below(service.ssd / "tv" / name) if path.is_file())
             yield service, TorrentId(torrent.id), {path: path.read_bytes() for path in files}
 
 
@@ -112,7 +113,7 @@ async def test_a_relocated_torrent_seeds_from_the_hdd_and_only_its_own_files_are
         assert (row.step, row.error) == (Step.DONE, None)
         await settled(qbt, id_, RUNNING, service.hdd)
         assert tags(qbt, id_) == {"hdd"}
-        assert [p for p in (service.ssd / "tv").rglob("*") if p.is_file()] == [foreign]
+        assert [p for p in below(service.ssd / "tv") if p.is_file()] == [foreign]
         for path, data in content.items():
             assert (service.hdd / path.relative_to(service.ssd)).read_bytes() == data
 

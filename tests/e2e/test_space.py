@@ -16,6 +16,7 @@ from tests.rig.library import MARKER, sha256
 from tests.rig.mounts import mounted
 from tests.rig.qbt import Chroot, Installed, Launcher, Qbt, running
 from tests.rig.service import Service
+from tests.rig.trees import below
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -109,7 +110,7 @@ def place(qbt: Qbt, one: Put) -> Path:
 def files(folder: Path) -> dict[Path, str]:
     return {
         path.relative_to(folder): sha256(path)
-        for path in folder.rglob("*")
+        for path in below(folder)
         if path.is_file() and path.name != MARKER
     }
 

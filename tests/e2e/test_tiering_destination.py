@@ -12,6 +12,7 @@ from qbm_trio.adapters.publishing import publish
 from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, TorrentId
 from tests.rig.inside import Inside, inside, put, tags
 from tests.rig.qbt import Qbt
+from tests.rig.trees import below
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -21,14 +22,14 @@ FILES = {"a": 40_000, "b": 30_000, "c": 20_000}
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:
     return {
         str(p.relative_to(folder)): (s.st_ino, s.st_mtime_ns, s.st_mode, p.read_bytes())
-        for p in folder.rglob("*")
+        for p in below(folder)
         if p.is_file() and not p.name.startswith(".qbm-")
         for s in [p.stat()]
     }
 
 
 def conflicts(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.qbm-conflict-*"))
+    return sorted(below(folder, "*.qbm-conflict-*"))
 
 
 async def retry(service: Inside, job_id: JobId, on_conflict: OnConflict = OnConflict.FAIL) -> None:

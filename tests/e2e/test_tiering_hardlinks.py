@@ -18,6 +18,7 @@ from tests.rig.inside import Inside, Put, give, inside, put, tags
 from tests.rig.mounts import mounted, run, unmount
 from tests.rig.qbt import Qbt
 from tests.rig.torrents import make_torrent
+from tests.rig.trees import below
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -95,7 +96,7 @@ async def test_of_a_corrupt_copy_the_cross_seed_gets_a_good_one_of_its_own(
         # And the first one, compared again, shares the good one.
         assert_tiered(await service.tier(first.id), copied=0)
         assert inodes(service.hdd / "tv/Corrupt") == inodes(service.hdd / "cross/Corrupt")
-        (aside,) = service.hdd.rglob("*.qbm-conflict-*")
+        (aside,) = below(service.hdd, "*.qbm-conflict-*")
         assert aside.read_bytes()[20_000:20_006] == b"rotten"
 
 
@@ -258,5 +259,5 @@ async def test_a_kill_at_any_step_costs_nothing_and_the_hardlink_is_known_as_our
         )
         assert [f.ours for f in entries] == [True] * 3
         assert service.staging() == []
-        assert list(service.hdd.rglob("*.qbm-conflict-*")) == []
+        assert list(below(service.hdd, "*.qbm-conflict-*")) == []
         assert tags(qbt, second.id) == {"ssd", "hdd"}

@@ -17,6 +17,7 @@ from qbm_trio.tasks.tiering import Tiering
 from tests.rig.inside import Inside, condition, inside, put, tags
 from tests.rig.qbt import Qbt, running
 from tests.rig.service import Service, serving
+from tests.rig.trees import below
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -257,7 +258,7 @@ def planned(service: Service, job_id: str) -> bool:
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(qbt: Qbt, tmp_path: Path) -> None:
     with serving(tmp_path, qbt.url, DRY_RUN="true") as service:
         torrent = put(qbt, service.ssd, "Pretended", FILES, category="tv")
-        before = sorted(service.ssd.rglob("*"))
+        before = sorted(below(service.ssd))
         job_id = service.notify(torrent.id).json()["queue_id"]
         unknown = service.notify("ef" * 20).json()["queue_id"]
 
@@ -268,7 +269,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(qbt: Qbt, tmp_path: 
         assert str(service.hdd / "tv/Pretended") in service.output()
         assert service.job(job_id)["state"] == "queued"
         assert list(service.hdd.iterdir()) == []
-        assert sorted(service.ssd.rglob("*")) == before
+        assert sorted(below(service.ssd)) == before
         assert tags(qbt, torrent.id) == set()
         assert service.http.get("/health").json()["status"] == "healthy"
         assert service.stop() == 0

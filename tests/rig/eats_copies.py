@@ -12,6 +12,7 @@ from pathlib import Path
 from qbm_trio.__main__ import main
 from qbm_trio.core.relocation import Relocation
 from qbm_trio.tasks.relocation_steps import Result, Steps
+from tests.rig.trees import below
 
 take = Steps.take
 
@@ -31,7 +32,7 @@ async def take_and_damage(self: Steps, row: Relocation) -> Result:
 
 
 def _files_below(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder) for path in below(folder) if path.is_file()}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from qbm_trio.service import Service
 from qbm_trio.settings.loading import load
 from tests.rig.qbt import Qbt
 from tests.rig.torrents import MadeTorrent, Version, make_torrent, write_files
+from tests.rig.trees import below
 
 LIMIT_S = 20.0  #: for anything a test waits for
 
@@ -95,7 +96,7 @@ class Inside:
         """Every file on the HDD but the service's own."""
         return {
             str(path.relative_to(self.hdd)): path.read_bytes()
-            for path in sorted(self.hdd.rglob("*"))
+            for path in sorted(below(self.hdd))
             if path.is_file() and not path.name.startswith(".qbm-")
         }
 

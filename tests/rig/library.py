@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.rig.qbt import Qbt, running
 from tests.rig.service import Service
 from tests.rig.torrents import Version, make_torrent, write_files
+from tests.rig.trees import below
 
 MARKER = ".qbm-tier"
 
@@ -156,7 +157,7 @@ def shelf(library: Library, rng: random.Random, count: int) -> None:
 def snapshot(folder: Path) -> dict[str, str]:
     """Everything below ``folder``: the SHA-256 of files, ``folder``, or the link's target."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(below(folder)):
         name = str(path.relative_to(folder))
         if path.is_symlink():
             found[name] = f"link to {path.readlink()}"

@@ -30,6 +30,7 @@ from tests.rig.forgetting import remember
 from tests.rig.inside import Inside, Put, condition, inside, put
 from tests.rig.library import sha256
 from tests.rig.qbt import Qbt
+from tests.rig.trees import below
 
 LIMIT_S = 30.0  #: for anything a test waits for
 CALM_S = 0.4  #: so long must qBittorrent say the same: it refreshes what it says each 0.1 s
@@ -231,7 +232,7 @@ class World:
             assert path.is_file(), path
             assert sha256(path) == digest, path
         for disk in (self.ssd, self.hdd):
-            names = [str(path.relative_to(disk.at)) for path in disk.at.rglob("*")]
+            names = [str(path.relative_to(disk.at)) for path in below(disk.at)]
             unfinished = [name for name in names if name.endswith((".!qB", ".parts"))]
             assert not unfinished, names
 

@@ -34,6 +34,7 @@ from qbm_trio.tasks.tiers import Tiers
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, condition, inside, make
 from tests.rig.torrents import make_torrent
+from tests.rig.trees import below
 
 FILES: Mapping[str, int] = {"a": 40_000, "b": 20_000}
 EACH_BYTES = 40_960 + 20_480  #: what these take on a disk with blocks of 4 KiB
@@ -156,7 +157,7 @@ class Shelf:
         self.fake._now(id_)
         place = self.inside.ssd / "tv"
         folder = Path(self.fake._torrents[id_].content_path).name
-        whole = len(list((place / folder).rglob("*"))) == len(FILES)
+        whole = len(list(below(place / folder))) == len(FILES)
         self.fake.change(
             id_,
             save_path=str(place),
@@ -249,7 +250,7 @@ class Shelf:
     def files(self, name: str, *, tier: str = "ssd", save: str = "tv") -> set[str]:
         """The files that a torrent has on a tier."""
         root = (self.inside.ssd if tier == "ssd" else self.inside.hdd) / save / name
-        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+        return {str(path.relative_to(root)) for path in below(root) if path.is_file()}
 
     def calls(self) -> Counter[str]:
         """The calls to qBittorrent since the last look, by name."""
