@@ -3,8 +3,8 @@
 The nursery tree, from the outside in:
 
     infra              signals, the journal's writer
-    └─ parts           HTTP, qBittorrent's prober, the reconciler, checks, waits, housekeeping
-       └─ work         the probes of both tiers
+    └─ parts           HTTP, qBittorrent's prober, the reconciler, waits, housekeeping
+       └─ work         the probes of both tiers, the checks
           ├─ space     runs of space management, one task for each group that is relocated
           └─ workers   one task for each running job
 
@@ -260,7 +260,6 @@ class Service:
         for part in (
             partial(keep_contact, self.client, self.waits),
             self.reconciler.run,
-            self.checks.run,
             self.waits.run,
             house,
             partial(keep_recovery_points, self._journal, self.save_state),
@@ -304,6 +303,7 @@ class Service:
         async with trio.open_nursery() as nursery:
             await self.tiers.prepare()
             nursery.start_soon(self.tiers.run)
+            nursery.start_soon(_telling, self.checks.run)
             nursery.start_soon(self._wake_for_tiers)
             nursery.start_soon(self._free_space)
             if self._settings.dry_run:

@@ -70,6 +70,21 @@ def make_probe(root: Path, owner: str) -> Probe:
     return Probe(folder=folder, clock_ahead_s=ahead_s)
 
 
+def own_disk(root: Path, expected: str | None, *, needs_marker: bool) -> bool:
+    """Whether a probe may be put there: below the mount point of a disk that is away it may not.
+
+    Args:
+        root: the tier's folder.
+        expected: its marker, where that is known.
+        needs_marker: whether it must have one, whichever it is.
+    """
+    try:
+        marker = disk.marker_at(root)
+    except JobError:
+        return False
+    return marker == expected if expected else marker is not None or not needs_marker
+
+
 def remove_probe(folder: Path) -> None:
     """Remove a probe; one that cannot be removed now is by a later check."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -123,6 +138,7 @@ def tier_facts(
     owner: str | None,
     used_before: bool,
     expected: str | None,
+    needs_marker: bool = False,
 ) -> TierFacts:
     """What there is to know of a tier. With an ``owner``, a probe is made and removed.
 
@@ -133,9 +149,11 @@ def tier_facts(
         owner: who checks, as for `make_probe`; None: nothing may be written.
         used_before: whether a service has run on it, so that its marker should be there.
         expected: its marker, as the journal has it; None where that is not known.
+        needs_marker: as of `own_disk`, without which no probe is made.
     """
     refused, ahead_s = _refused(root), None
-    if owner is not None and refused is None:
+    own = own_disk(root, expected, needs_marker=needs_marker)
+    if owner is not None and refused is None and own:
         try:
             with probe_in(root, owner) as probe:
                 ahead_s = probe.clock_ahead_s

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -165,13 +165,17 @@ class Checks:
 
     # -- folders
 
+    async def _known(self) -> tuple[tuple[str | None, str | None], bool, bool]:
+        """The markers; whether a service has run; whether a tier must have its marker by now."""
+        if self._markers:
+            # One that is missing there is said by the service itself.
+            return self._markers(), False, True
+        used = await self._asked((self._settings.state_dir / "journal.sqlite3").exists, False)
+        return (None, None), used, used
+
     async def _tiers(self) -> tuple[TierFacts, TierFacts]:
         s = self._settings
-        known = self._markers() if self._markers else (None, None)
-        # With the markers at hand, one that is missing may just be about to be made.
-        used = self._markers is None and await self._asked(
-            (s.state_dir / "journal.sqlite3").exists, False
-        )
+        known, used, needs_marker = await self._known()
         found: list[TierFacts] = []
 
         async def ask(setting: str, name: str, root: Path, expected: str | None) -> None:
@@ -183,6 +187,7 @@ class Checks:
                 owner=self._owner,
                 used_before=used,
                 expected=expected,
+                needs_marker=needs_marker,
             )
             silent = TierFacts(setting=setting, path=str(root), name=name, silent=True)
             found.append(await self._asked(call, silent))
@@ -194,7 +199,7 @@ class Checks:
         return ssd, hdd
 
     async def _same_storage(self, ssd: TierFacts, hdd: TierFacts) -> str | None:
-        if self._owner is None or any(t.silent or t.refused is not None for t in (ssd, hdd)):
+        if self._owner is None or not all(t.tried for t in (ssd, hdd)):
             return None
         roots = self._settings.download_path_ssd, self._settings.final_dest_base_hdd
         return await self._asked(partial(check_probes.same_storage, *roots, self._owner), None)
@@ -242,7 +247,16 @@ class Checks:
     @asynccontextmanager
     async def _probe(self, root: Path, owner: str) -> AsyncIterator[Probe | None]:
         """A probe in a tier; None where none can be made: that is found elsewhere."""
-        probe = await self._asked(partial(check_probes.make_probe, root, owner), None)
+        (ssd, hdd), _, needs_marker = await self._known()
+        expected = ssd if root == self._settings.download_path_ssd else hdd
+
+        def make() -> Probe | None:
+            with suppress(OSError):
+                if check_probes.own_disk(root, expected, needs_marker=needs_marker):
+                    return check_probes.make_probe(root, owner)
+            return None
+
+        probe = await self._asked(make, None)
         try:
             yield probe
         finally:

@@ -28,6 +28,8 @@ from tests.fakes.qbittorrent import FakeQbittorrent, away
 from tests.rig.inside import Inside, condition, inside
 from tests.rig.mounts import bound, mounted
 
+ONE, OTHER = "0b4a0b8e-2d53-4a7e-9b6c-0f6f6a1f1c11", "5c0d8f0a-3d0c-4f51-8f9f-7a8b4f1f2c22"
+
 
 def facts(root: Path, *, owner: str | None = "o") -> TierFacts:
     return check_probes.tier_facts(
@@ -96,6 +98,36 @@ def test_folders_on_other_file_systems_are_found_two_levels_deep(tmp_path: Path)
     with mounted(tmp_path / "films") as one, mounted(tmp_path / "tv" / "new") as two:
         assert facts(tmp_path).others == (str(one), str(two))
     assert facts(tmp_path).others == ()
+
+
+@pytest.mark.parametrize(
+    ("there", "expected", "needs_marker", "may"),
+    [
+        (None, None, False, True),  # before the first start
+        (None, None, True, False),  # it was marked once: its disk is away
+        (None, ONE, False, False),
+        (ONE, ONE, True, True),
+        (ONE, None, True, True),
+        (OTHER, ONE, True, False),  # another disk
+        ("?", None, False, False),
+    ],
+)
+def test_nothing_is_put_where_the_tiers_own_disk_is_not(
+    there: str | None, expected: str | None, needs_marker: bool, may: bool, tmp_path: Path
+) -> None:
+    if there is not None:
+        (tmp_path / ".qbm-tier").write_text(there)
+    assert check_probes.own_disk(tmp_path, expected, needs_marker=needs_marker) is may
+    found = check_probes.tier_facts(
+        "FINAL_DEST_BASE_HDD",
+        "HDD",
+        tmp_path,
+        owner="o",
+        used_before=False,
+        expected=expected,
+        needs_marker=needs_marker,
+    )
+    assert (found.tried, found.refused) == (may, None)
 
 
 def test_two_names_of_one_folder_are_one_place(tmp_path: Path) -> None:
