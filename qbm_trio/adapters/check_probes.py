@@ -82,6 +82,10 @@ def own_disk(root: Path, expected: str | None, *, needs_marker: bool) -> bool:
         marker = disk.marker_at(root)
     except JobError:
         return False
+    return _is_own(marker, expected, needs_marker)
+
+
+def _is_own(marker: str | None, expected: str | None, needs_marker: bool) -> bool:
     return marker == expected if expected else marker is not None or not needs_marker
 
 
@@ -152,7 +156,12 @@ def tier_facts(
         needs_marker: as of `own_disk`, without which no probe is made.
     """
     refused, ahead_s = _refused(root), None
-    own = own_disk(root, expected, needs_marker=needs_marker)
+    marker = problem = None
+    try:
+        marker = disk.marker_at(root)
+    except JobError as error:
+        problem = str(error)
+    own = problem is None and _is_own(marker, expected, needs_marker)
     if owner is not None and refused is None and own:
         try:
             with probe_in(root, owner) as probe:
@@ -161,11 +170,6 @@ def tier_facts(
             # A full disk is judged by its figures: it is no matter of rights.
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 refused = error.strerror or str(error)
-    marker = problem = None
-    try:
-        marker = disk.marker_at(root)
-    except JobError as error:
-        problem = str(error)
     total, free, device = _figures(root)
     return TierFacts(
         setting=setting,
