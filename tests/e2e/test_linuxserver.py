@@ -30,6 +30,7 @@ from tests.rig.linuxserver import (
     wheels,
 )
 from tests.rig.qbt import Installed, Qbt, free_port, running
+from tests.rig.trees import below
 
 pytestmark = [
     pytest.mark.qbittorrent,
@@ -278,7 +279,7 @@ def test_qbittorrent_of_another_user_can_delete_what_was_tiered(
         ssd = box.container.place("/downloads/ssd/tv")
         box.container.wait_for(lambda: not (ssd / "Goes away").exists(), "the SSD files are gone")
     hdd = box.container.place("/downloads/hdd/tv")
-    copies = [hdd, *(path for path in hdd.rglob("*"))]
+    copies = [hdd, *below(hdd)]
     assert {(path.stat().st_uid, path.stat().st_gid) for path in copies} == {(PUID, PGID)}
     assert {path.stat().st_mode & 0o777 for path in copies if path.is_file()} == {0o664}
     assert {path.stat().st_mode & 0o777 for path in copies if path.is_dir()} == {0o775}

@@ -92,6 +92,7 @@ def test_a_life_is_read_by_grep_through_an_interruption_and_a_retry(
     service, qbt = stage
     one = put(qbt, service.ssd / "tv", "T1", {"a": 5 * MB, "b": 2 * MB}, category="tv")
     service.env["COPY_RATE_LIMIT_MB_S"] = "3"
+    service.past_this_second()
     service.start()
     first = notify(service, one)
     service.wait_for(lambda: copying(service), "it is copied")

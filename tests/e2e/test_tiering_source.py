@@ -18,6 +18,7 @@ from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, give, inside, make, put, tags
 from tests.rig.qbt import Qbt
 from tests.rig.torrents import Version
+from tests.rig.trees import below
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -26,9 +27,8 @@ FILES = {"a": 40_000, "b": 30_000, "c": 20_000}
 
 
 def nothing_was_written(service: Inside) -> bool:
-    return [p.name for p in service.hdd.iterdir() if p.name != ".qbm-staging"] == [
-        ".qbm-tier"
-    ] and (service.staging() == [])
+    there = {str(path.relative_to(service.hdd)) for path in below(service.hdd)}
+    return there - {".qbm-staging"} == {".qbm-tier"} and service.staging() == []
 
 
 # -- the bytes on the SSD ------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -98,10 +97,7 @@ class Library:
 
         self.qbt.wait_for(complete, "the torrents are complete")
         if self.service.process is None:
-            # Not in the second of their completion: a service that starts in it for the first
-            # time takes them for new ones, and asks for their jobs itself.
-            completed_s = int(time.time())
-            self.qbt.wait_for(lambda: time.time() >= completed_s + 1, "the next second")
+            self.service.past_this_second()
 
     def one(self, name: str, sizes: Mapping[str, int] | int, **options: str) -> Shelved:
         """Make a version 1 torrent and add it."""

@@ -95,6 +95,15 @@ class Service:
         self.http.base_url = httpx.URL(self.url)
         return self
 
+    def past_this_second(self) -> None:
+        """Before a first start: wait until what is complete by now completed a second ago.
+
+        A service that starts for the first time in the very second in which a torrent completed
+        takes it for a new one, and asks for its job itself. qBittorrent tells whole seconds.
+        """
+        completed_s = int(time.time())
+        self.wait_for(lambda: time.time() >= completed_s + 1, "the next second")
+
     def stop(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """End it with a signal; give its exit status."""
         process, self.process = self.process, None
