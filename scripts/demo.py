@@ -31,10 +31,11 @@ from rich.text import Text
 from scripts.rig.making import Sample, make
 from scripts.rig.qbt import Qbt, free_port, running
 from scripts.rig.screen import WIDE_COLUMNS, Row, Screen, landed_table, progress_table
-from scripts.rig.service import Service, wait_for
+from scripts.rig.service import Service
 from scripts.rig.signals import ignore_signals, leave_on_signals
 from scripts.rig.space_run import end, free_the_ssd, show_tiers
 from scripts.rig.stage import DemoFailed, Stage
+from scripts.rig.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "examples" / "qbittorrent-notification.sh"

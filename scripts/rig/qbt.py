@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import qbittorrentapi
+
+from scripts.rig.waiting import wait_for
 
 PASSWORD = "correct horse"  #: of user admin, where a login is asked for
 
@@ -135,15 +136,7 @@ class Qbt:
 
     def wait_for(self, condition: Callable[[], Any], what: str, limit_s: float = 30) -> Any:
         """Ask until ``condition`` is true; give what it returned."""
-        deadline = time.monotonic() + limit_s
-        while not (found := condition()):
-            if self.process is not None and self.process.poll() is not None:
-                status = self.process.returncode
-                raise RuntimeError(f"qBittorrent ended with {status}:\n{self.output()}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {limit_s} s: {what}\n{self.output()}")
-            time.sleep(0.05)
-        return found
+        return wait_for(condition, what, limit_s, process=self.process, output=self.output)
 
     def output(self) -> str:
         """The end of what it printed and logged."""

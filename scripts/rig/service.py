@@ -7,18 +7,17 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scripts.rig.qbt import free_port
+from scripts.rig.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-POLL_S = 0.15
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -139,13 +138,3 @@ class Service:
         if process is not None:
             process.kill()
             process.wait(30)
-
-
-def wait_for(condition: Callable[[], Any], what: str, limit_s: float = 30.0) -> Any:
-    """Ask until ``condition`` is true; give what it returned. Raises `TimeoutError`."""
-    deadline = time.monotonic() + limit_s
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {limit_s:.0f} s: {what}")
-        time.sleep(POLL_S)
-    return found

@@ -13,14 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from scripts.rig.screen import Screen, landed_table, plan_table, seen_table
-from scripts.rig.service import POLL_S, wait_for
 from scripts.rig.stage import DemoFailed, Stage
+from scripts.rig.waiting import wait_for
 from scripts.rig.witness import Witness, judge
 
 TRIGGER = "/space-management/trigger"
 PIN_TAG = "qbm-pin"
 MB, GB, CHUNK_BYTES = 10**6, 10**9, 2**20
 
+LOOK_EVERY_S = 0.15
 ROOM_BYTES = 64 * MB
 """So much is free beyond the threshold before the SSD fills: others write to the disk too."""
 MOST_BYTES = 256 * MB
@@ -167,7 +168,7 @@ def filled(stage: Stage, ballast: Ballast, free_bytes: int) -> Any:
                 return plan
             if plan["relocate"]:
                 break  # too many: it is too full
-            time.sleep(POLL_S)
+            time.sleep(LOOK_EVERY_S)
     return None
 
 

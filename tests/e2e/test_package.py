@@ -17,7 +17,8 @@ import pytest
 
 from qbm_trio.__main__ import PROBLEMS_FOUND
 from scripts.rig.qbt import free_port
-from scripts.rig.service import clean_environment, wait_for
+from scripts.rig.service import clean_environment
+from scripts.rig.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "qbm_trio", "tests", "scripts")

@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
+from scripts.rig.waiting import wait_for
 from tests.rig.disks import LET_GO
 from tests.rig.mounts import run
 from tests.rig.qbt import cache_dir
@@ -212,12 +212,7 @@ class Container:
         self, condition: Callable[[], T | None], what: str, limit_s: float = STARTED_WITHIN_S
     ) -> T:
         """Ask until ``condition`` gives something."""
-        deadline = time.monotonic() + limit_s
-        while not (found := condition()):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {limit_s} s: {what}\n{self.log[-4000:]}")
-            time.sleep(0.02)
-        return found
+        return wait_for(condition, what, limit_s, output=lambda: self.log[-4000:])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from scripts.rig.waiting import wait_for
 from tests.rig.qbt import cache_dir, free_port
 
 T = TypeVar("T")
@@ -139,14 +139,7 @@ class Prometheus:
 
     def wait_for(self, condition: Callable[[], T | None], what: str, limit_s: float = 30) -> T:
         """Ask until ``condition`` is true; give what it returned."""
-        deadline = time.monotonic() + limit_s
-        while not (found := condition()):
-            if self.process is not None and self.process.poll() is not None:
-                raise RuntimeError(f"Prometheus ended:\n{self.output()}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {limit_s} s: {what}\n{self.output()}")
-            time.sleep(0.05)
-        return found
+        return wait_for(condition, what, limit_s, process=self.process, output=self.output)
 
     def output(self) -> str:
         """The end of what it printed."""

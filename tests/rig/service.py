@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from scripts.rig.waiting import wait_for
+
 KEY = "a-test-key-of-32-characters-0000"
 
 T = TypeVar("T")
@@ -164,14 +166,7 @@ class Service:
 
     def wait_for(self, condition: Callable[[], T | None], what: str, limit_s: float = 30) -> T:
         """Ask until ``condition`` gives something; fail loudly if the process ends first."""
-        deadline = time.monotonic() + limit_s
-        while not (found := condition()):
-            if self.process is not None and self.process.poll() is not None:
-                raise RuntimeError(f"it ended with {self.process.returncode}:\n{self.output()}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {limit_s} s: {what}\n{self.output()}")
-            time.sleep(0.02)
-        return found
+        return wait_for(condition, what, limit_s, process=self.process, output=self.output)
 
 
 @contextmanager
