@@ -39,12 +39,16 @@ class Written:
 class StagedWriter:
     """Writes chunks of files, each file from its start to its end, then the next."""
 
-    def __init__(self, *, rate: WriteRate, stop: Stop, progress: Progress) -> None:
+    def __init__(
+        self, *, rate: WriteRate, stop: Stop, progress: Progress, require: Callable[[], None]
+    ) -> None:
+        """``require`` proves that the disk is mounted; see `copy_and_verify`."""
         self.written: dict[int, Written] = {}  #: by position
         self.copied_bytes = 0
         self._rate = rate
         self._stop = stop
         self._progress = progress
+        self._require = require
         self._folders = FolderHandle()
         self._folder = ""
         self._unsynced: dict[int, Path] = {}
@@ -59,7 +63,7 @@ class StagedWriter:
 
         Raises:
             DestinationChanged: it has not, or what is there is shared or is no file.
-            MustWait: the disk is full, read-only or away.
+            MustWait: the disk is full, read-only or away; then nothing was written elsewhere.
             DiskError: it refused for another reason.
         """
         size = len(chunk.data)
@@ -153,6 +157,9 @@ class StagedWriter:
         folder = str(path.parent)
         folder_fd = self._folders.open(folder)
         if folder != self._folder:
+            # Opened first: what is mounted now was mounted then, and if the disk is taken
+            # away from here on, this is still its folder, not one below the mount point.
+            self._require()
             self._folder = folder
             self._vouch_for(folder_fd)
         return folder_fd

@@ -76,6 +76,7 @@ async def copy_and_verify(
     options: CopyOptions,
     progress: Progress,
     limiter: trio.CapacityLimiter,
+    require: Callable[[], None],
     resume_at: int = 0,
     record: Callable[[int], None] | None = None,
 ) -> CopyReport:
@@ -88,6 +89,8 @@ async def copy_and_verify(
         options: how.
         progress: its ``bytes_done`` and ``bytes_verified`` grow meanwhile.
         limiter: one token is held for the whole copy.
+        require: proves that the HDD's disk is mounted, else raises `MustWait`; it is called
+            in the copying thread once a folder to write to is open, before the first write.
         resume_at: a position that was recorded, and that `why_not_resumed` has nothing
             against: the copy goes on there.
         record: is given, now and then, a position in the torrent's stream before which
@@ -113,7 +116,7 @@ async def copy_and_verify(
     """
 
     def work(stop: Stop) -> CopyReport:
-        return _Copy(metainfo, items, options, progress, resume_at, record).run(stop)
+        return _Copy(metainfo, items, options, progress, require, resume_at, record).run(stop)
 
     return await run_supervised(work, nice=options.nice, limiter=limiter)
 
@@ -125,6 +128,7 @@ class _Copy:
         items: Sequence[CopyItem],
         options: CopyOptions,
         progress: Progress,
+        require: Callable[[], None],
         resume_at: int,
         record: Callable[[int], None] | None,
     ) -> None:
@@ -132,6 +136,7 @@ class _Copy:
         self._items = by_position(metainfo, items)
         self._options = options
         self._progress = progress
+        self._require = require
         self._resume_at = resume_at
         self._record = record
         self._written_at = resume_at  #: the stream position behind the last batch
@@ -152,7 +157,9 @@ class _Copy:
         }
         checker = self._checker()
         spans = list(plan_spans(self._metainfo, roles))
-        self._writer = StagedWriter(rate=self._options.rate, stop=stop, progress=self._progress)
+        self._writer = StagedWriter(
+            rate=self._options.rate, stop=stop, progress=self._progress, require=self._require
+        )
         self._writer.written |= written_before(self._metainfo, self._items, self._resume_at)
         self._checkpoints = self._make_checkpoints(checker)
         try:

@@ -9,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ __all__ = [
     "marker_at",
     "raise_open_files_limit",
     "read_marker",
+    "require_marker",
     "same_file_system",
     "stopped_by_error",
 ]
@@ -211,7 +213,12 @@ async def check_marker(root: Path, expected: str, *, limiter: trio.CapacityLimit
     Raises:
         MustWait: the marker is missing or another one.
     """
-    found = await read_marker(root, limiter=limiter)
+    await _in_thread(partial(require_marker, root, expected), limiter)
+
+
+def require_marker(root: Path, expected: str) -> None:
+    """As `check_marker`; blocks."""
+    found = marker_at(root)
     if found is None:
         raise _tier(
             f"{root} has no {MARKER_NAME}: its disk is not mounted there; mount it. "

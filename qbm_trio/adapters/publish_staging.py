@@ -13,14 +13,14 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import trio
 
-from ..core.errors import JobError, UnsafePath
+from ..core.errors import JobError, MustWait, UnsafePath
 from . import disk_aliases, disk_calls
 from .disk_errors import write_error
 from .disk_paths import deepest_existing, resolve_beneath
@@ -38,6 +38,7 @@ async def prepare_staging(
     instance_id: str,
     job_id: str,
     keep: bool = False,
+    require: Callable[[], None],
     limiter: trio.CapacityLimiter,
 ) -> list[Path]:
     """Make the job's staging folders, empty ones: what an earlier try staged is removed.
@@ -48,6 +49,7 @@ async def prepare_staging(
         instance_id: this service's own, from the journal.
         job_id: the job's.
         keep: leave what an earlier try staged.
+        require: proves that the HDD's disk is mounted, else raises `MustWait`.
         limiter: for the thread.
 
     Returns:
@@ -60,16 +62,27 @@ async def prepare_staging(
         DiskError: the system refused otherwise.
     """
     return await trio.to_thread.run_sync(
-        partial(_prepare, base, destinations, instance_id, job_id, keep), limiter=limiter
+        partial(_prepare, base, destinations, instance_id, job_id, keep, require), limiter=limiter
     )
 
 
 def _prepare(
-    base: Path, destinations: Sequence[Path], instance_id: str, job_id: str, keep: bool
+    base: Path,
+    destinations: Sequence[Path],
+    instance_id: str,
+    job_id: str,
+    keep: bool,
+    require: Callable[[], None],
 ) -> list[Path]:
     try:
         real_base = Path(os.path.realpath(base))
         home = _make_staging(real_base, instance_id, job_id)
+        try:
+            require()
+        except MustWait:
+            # Taken away just now: below its mount point nothing is left behind.
+            _remove_empty(home, home.parent, home.parent.parent)
+            raise
         noted = set(_notes(home, real_base))
         # The notes stay: what the last try learnt of the pool is still true.
         for folder in () if keep else (real_base, *noted):
@@ -259,7 +272,7 @@ def _clean(base: Path, instance_id: str, keep_job_ids: Collection[str]) -> list[
             if name not in keep_job_ids and _is_own_folder(own / name):
                 _discard(real_base, instance_id, name)
                 removed.append(name)
-        _remove_empty(own)
+        _remove_empty(own, own.parent)
         return removed
     except OSError as error:
         raise write_error(error, base / STAGING_NAME) from error
@@ -273,10 +286,10 @@ def _discard(base: Path, instance_id: str, job_id: str) -> None:
         beside = folder / STAGING_NAME / instance_id / job_id
         if beside != home and _is_own_folder(beside):
             shutil.rmtree(beside)
-            _remove_empty(beside.parent)
+            _remove_empty(beside.parent, beside.parent.parent)
     # The notes go last: what they name is gone by then.
     shutil.rmtree(home)
-    _remove_empty(home.parent)
+    _remove_empty(home.parent, home.parent.parent)
 
 
 def _is_own_folder(path: Path) -> bool:
@@ -292,8 +305,8 @@ def _is_own_folder(path: Path) -> bool:
     return True
 
 
-def _remove_empty(instance: Path) -> None:
-    """Remove ``<instance>`` and ``.qbm-staging`` when nothing is left in them."""
-    for path in (instance, instance.parent):
+def _remove_empty(*folders: Path) -> None:
+    """Remove those of these folders of staging in which nothing is left, the innermost first."""
+    for path in folders:
         with suppress(OSError):
             path.rmdir()

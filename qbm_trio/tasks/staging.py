@@ -53,6 +53,7 @@ class Staging:
             instance_id=self._tiers.instance_id,
             job_id=job_id,
             keep=keep,
+            require=self._tiers.hdd.require_mounted,
             limiter=self._tiers.hdd.limiter,
         )
 

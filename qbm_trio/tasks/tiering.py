@@ -239,6 +239,7 @@ class Tiering:
                     options=self._policy.copy_options,
                     progress=progress,
                     limiter=self._copies,
+                    require=self._tiers.hdd.require_mounted,
                     resume_at=staged.resume_at,
                     record=record,
                 )

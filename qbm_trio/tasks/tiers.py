@@ -116,6 +116,15 @@ class Tier:
             # A disk that was pulled out answers EIO: no job fails for that.
             raise MustWait(str(error), reason=WaitReason.TIER) from error
 
+    def require_mounted(self) -> None:
+        """As `check`, for a thread that uses the disk, between two calls of the disk; blocks.
+
+        Raises:
+            MustWait: the tier's own disk is not mounted.
+        """
+        assert self.marker is not None  # whoever is to write has checked before
+        disk.require_marker(self.root, self.marker)
+
     def troubled_by(self, error: JobError) -> None:
         """Remember what is wrong; say it once, not at each probe."""
         if self.trouble is None or str(self.trouble) != str(error):

@@ -101,6 +101,10 @@ def _cp(content: Content, destination: Path, *, sync: bool) -> float:
     return time.perf_counter() - began
 
 
+def _mounted() -> None:
+    """The disk is: there is no marker to prove it by."""
+
+
 async def _ours(metainfo: Metainfo, content: Content, hdd: Path) -> float:
     """What a tiering job does with its files, from staging to the folders' sync."""
     limiter = trio.CapacityLimiter(1)
@@ -108,7 +112,9 @@ async def _ours(metainfo: Metainfo, content: Content, hdd: Path) -> float:
     sizes = [path.stat().st_size for path in content.paths]
     began = time.perf_counter()
     goals = [hdd / "category" / path.relative_to(ssd) for path in content.paths]
-    staged = await prepare_staging(hdd, goals, instance_id="bench", job_id="job", limiter=limiter)
+    staged = await prepare_staging(
+        hdd, goals, instance_id="bench", job_id="job", require=_mounted, limiter=limiter
+    )
     items = [
         CopyItem(index=n, source=path, size_bytes=size, wanted=True, staged=stage)
         for n, (path, size, stage) in enumerate(zip(content.paths, sizes, staged, strict=True))
@@ -123,7 +129,13 @@ async def _ours(metainfo: Metainfo, content: Content, hdd: Path) -> float:
             os.fsync(file.fileno())
 
     report = await copy_and_verify(
-        metainfo, items, options=OPTIONS, progress=Progress(), limiter=limiter, record=record
+        metainfo,
+        items,
+        options=OPTIONS,
+        progress=Progress(),
+        limiter=limiter,
+        require=_mounted,
+        record=record,
     )
     await publish(
         hdd,

@@ -16,7 +16,7 @@ import trio
 from qbm_trio.adapters import journal_facts
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.core.model import Job, JobState, Outcome, WaitReason
-from qbm_trio.tasks import tiers
+from qbm_trio.tasks import staging, tiering, tiers
 from tests.rig.inside import Inside, condition, inside, put, tags
 from tests.rig.mounts import bound, is_mounted, mount, mounted, run, unmount
 from tests.rig.qbt import Qbt
@@ -152,6 +152,44 @@ async def test_a_disk_that_goes_away_during_a_copy_gets_the_copy_when_it_is_back
         assert (await service.ended(job_id)).outcome is Outcome.TIERED
         assert service.contents() == {"Torn": (service.ssd / "Torn").read_bytes()}
         assert service.staging() == []
+
+
+@pytest.mark.parametrize("moment", ["prepare_staging", "copy_and_verify"])
+async def test_a_disk_that_goes_away_after_it_was_looked_for_gets_nothing_below_its_mount_point(
+    qbt: Qbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Even if an older staging of the same job stands there."""
+    module = {"prepare_staging": staging, "copy_and_verify": tiering}[moment]
+    real = getattr(module, moment)
+    async with on_hdd_of_its_own(tmp_path, qbt) as service:
+        torrent = put(qbt, service.ssd, f"Late {moment}", {"a": 40_000, "sub/b": 1})
+        went = False
+
+        async def goes_away(*arguments: Any, **more: Any) -> Any:
+            nonlocal went
+            if not went:
+                went = True
+                staged = [path.relative_to(service.hdd) for path in service.hdd.rglob("*/*/*")]
+                unmount(service.hdd)
+                for path in staged:
+                    (service.hdd / path).mkdir(parents=True)
+            return await real(*arguments, **more)
+
+        monkeypatch.setattr(module, moment, goes_away)
+        job = await service.waits(await service.notify(torrent.id))
+        assert went
+        assert job.wait_reason is WaitReason.TIER
+        assert "is not mounted" in (job.error or "")
+        left = [path for path in service.hdd.rglob("*") if not path.is_dir()]
+        assert left == []
+        if moment == "prepare_staging":
+            assert list(service.hdd.iterdir()) == []
+
+        run("mount", "--bind", str(tmp_path / "disk"), str(service.hdd))
+        await healthy(service)
+        service.wake_all()
+        assert (await service.ended(job.id)).outcome is Outcome.TIERED
+        assert service.contents().keys() == {f"Late {moment}/{name}" for name in ("a", "sub/b")}
 
 
 async def test_what_a_cancelled_job_has_on_a_disk_that_is_away_goes_when_it_is_back(

@@ -67,6 +67,7 @@ class Case:
             options=options,
             progress=progress or Progress(),
             limiter=self.limiter,
+            require=lambda: None,
         )
 
     async def identical(self, index: int, candidate: Path) -> bool:

@@ -40,6 +40,10 @@ MTIME_NS = 1_500_000_000_000_000_000
 ID, JOB = "instance-1", "job-1"
 
 
+def mounted() -> None:
+    """The disk is."""
+
+
 class Crash(BaseException):
     """Stands for ``kill -9``: nothing may depend on its being handled."""
 
@@ -63,7 +67,12 @@ class Rig:
 
     async def stage(self) -> list[PublishItem]:
         staged = await prepare_staging(
-            self.hdd, self.destinations, instance_id=ID, job_id=JOB, limiter=LIMITER
+            self.hdd,
+            self.destinations,
+            instance_id=ID,
+            job_id=JOB,
+            require=mounted,
+            limiter=LIMITER,
         )
         items = []
         for path, name, destination in zip(staged, NAMES, self.destinations, strict=True):
@@ -465,7 +474,7 @@ async def test_a_destination_outside_the_tier_is_refused(rig: Rig, bad: str) -> 
     rig.destinations = [rig.hdd / bad]
     with pytest.raises(UnsafePath):
         await prepare_staging(
-            rig.hdd, rig.destinations, instance_id=ID, job_id="2", limiter=LIMITER
+            rig.hdd, rig.destinations, instance_id=ID, job_id="2", require=mounted, limiter=LIMITER
         )
 
 
@@ -579,7 +588,7 @@ async def test_a_note_that_leads_out_of_the_tier_is_ignored(rig: Rig, tmp_path: 
 async def test_an_id_that_is_no_plain_name_makes_no_staging(rig: Rig, bad: str) -> None:
     with pytest.raises(UnsafePath):
         await prepare_staging(
-            rig.hdd, rig.destinations, instance_id=bad, job_id=JOB, limiter=LIMITER
+            rig.hdd, rig.destinations, instance_id=bad, job_id=JOB, require=mounted, limiter=LIMITER
         )
 
 
@@ -592,13 +601,13 @@ async def test_staging_is_made_although_another_job_clears_up_at_that_moment(
 
     def mkdir(self: Path, mode: int = 0o777) -> None:
         if self.name == JOB and len(removed) < 3:
-            publish_staging._remove_empty(self.parent)
+            publish_staging._remove_empty(self.parent, self.parent.parent)
             removed.append(self.parent)
         real(self, mode=mode)
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     (path,) = await prepare_staging(
-        rig.hdd, rig.destinations[:1], instance_id=ID, job_id=JOB, limiter=LIMITER
+        rig.hdd, rig.destinations[:1], instance_id=ID, job_id=JOB, require=mounted, limiter=LIMITER
     )
     assert len(removed) == 3
     assert path.parent.is_dir()

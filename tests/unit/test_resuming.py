@@ -199,6 +199,7 @@ class Copying:
                 options=CopyOptions(nice=0, verification=verification),
                 progress=progress or Progress(),
                 limiter=self.limiter,
+                require=lambda: None,
                 resume_at=resume_at,
                 record=record or self.record,
             )
@@ -671,6 +672,7 @@ async def test_a_copy_stops_promptly_while_a_checkpoint_hangs(
                 options=CopyOptions(nice=0),
                 progress=Progress(),
                 limiter=copy.limiter,
+                require=lambda: None,
                 record=copy.record,
             )
         )

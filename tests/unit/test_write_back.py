@@ -31,6 +31,7 @@ async def copy(folder: Path, staged: Path, size_bytes: int) -> None:
         options=CopyOptions(nice=0),
         progress=Progress(),
         limiter=trio.CapacityLimiter(1),
+        require=lambda: None,
     )
 
 
