@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
-from pathlib import PurePosixPath
 from typing import Final
 
 from .lifecycle import ACTIVE
@@ -95,7 +94,7 @@ def judge(torrent: Torrent, known: Known, rules: Rules) -> Finding | None:
     relocation = known.relocation
     if relocation is not None and relocation.step in OPEN:
         return LOOK_AGAIN
-    found = _contradiction(torrent, relocation)
+    found = _contradiction(torrent, relocation, rules.roots)
     if found is not None:
         return found
     if why_not_ready(torrent, ()) is not None or not _on_ssd(torrent, rules.roots):
@@ -119,7 +118,7 @@ def finished_at(torrent: Torrent) -> float:
     return (torrent.added_at or -inf) if finished is None else finished
 
 
-def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
+def _contradiction(torrent: Torrent, last: Relocation | None, roots: Roots) -> Finding | None:
     """What an ended relocation, the newest, and the torrent's state do not agree on."""
     tagged = RELOCATING_TAG in torrent.tags
     # Running and complete, it only has the tag left to lose.
@@ -128,12 +127,14 @@ def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
         if half:
             return Finding(what=What.LOCATE)
     elif last.step is Step.DONE:
-        forgotten = torrent.state == MISSING_FILES and _beneath(torrent, last.from_path)
+        forgotten = torrent.state == MISSING_FILES and roots.is_below(
+            torrent.content_path, last.from_path
+        )
         if forgotten or half:
             return Finding(what=What.REPEAT)
     elif last.step is Step.UNDONE and tagged and torrent.state in STOPPED:
         ran = last.was_running or last.force_start
-        if ran or not _beneath(torrent, last.from_path):
+        if ran or not roots.is_below(torrent.content_path, last.from_path):
             return Finding(what=What.RETURN)
     if not tagged:
         return None
@@ -143,7 +144,3 @@ def _contradiction(torrent: Torrent, last: Relocation | None) -> Finding | None:
 
 def _on_ssd(torrent: Torrent, roots: Roots) -> bool:
     return roots.on_ssd(torrent.content_path) is not None
-
-
-def _beneath(torrent: Torrent, place: str) -> bool:
-    return PurePosixPath(torrent.content_path).is_relative_to(place)

@@ -21,7 +21,7 @@ from .relocation import Event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """What qBittorrent said of one torrent, and when."""
+    """What qBittorrent said of one torrent, but by the service's paths, and when."""
 
     at_s: float  #: when it was asked, on a monotonic clock
     torrent: Torrent

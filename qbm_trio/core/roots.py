@@ -28,6 +28,13 @@ class Roots:
         """The path relative to the HDD's folder; None when it is not below it."""
         return below(self.mapped(path), str(self.hdd))
 
+    def is_below(self, path: str, place: str) -> bool:
+        """Whether a path is at or below a place on a tier, by the service's paths.
+
+        Of qBittorrent's own, one tier may be mounted below the other.
+        """
+        return below(self.mapped(path), self.mapped(place)) is not None
+
     def hdd_folder(self, destination: str) -> str | None:
         """A folder below the HDD's as qBittorrent sees it; None when no mapping leads there."""
         return unmap_path(str(PurePosixPath(self.hdd) / destination), self.path_mappings)

@@ -114,7 +114,7 @@ class Proofs:
         """
         await self._tiers.require()
         listed, planned = await self._planned(row, anew=True)
-        at_hdd = PurePosixPath(listed.torrent.content_path).is_relative_to(row.to_path)
+        at_hdd = self._roots.is_below(listed.torrent.content_path, row.to_path)
         wanted = [file for file in planned if file.wanted]
         ssd, hdd = self._roots.ssd, self._roots.hdd
         there = [False] * len(wanted)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import PurePosixPath
 from typing import Final
 
 import trio
@@ -85,7 +83,7 @@ class Steps:
         self._tier_anew = tier_anew
         self._began_s = trio.current_time()
         self._checked_s: dict[int, float] = {}  #: when each passed its recheck, since then
-        self._watch = TorrentWatch(client)
+        self._watch = TorrentWatch(client, roots.mapped)
         self._settings = TorrentSettings(client, self._watch)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
             Step.LOCATING: self._locate,
@@ -140,7 +138,7 @@ class Steps:
 
     async def _stop(self, row: Relocation) -> Result:
         await self._client.stop(row.torrent_id)
-        event = await self._watch.judged(row, partial(judge_stopped, place=row.from_path))
+        event = await self._watch.judged(row, judge_stopped, row.from_path)
         if event is Event.ADVANCE:
             # Asked now, nothing need be rechecked if the answer is no.
             await self._proofs.copy_for_both(row)
@@ -154,7 +152,7 @@ class Steps:
         if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
             return _said(Event.FAIL, "it did not stay stopped")
         await self._client.set_location(row.torrent_id, row.to_path)
-        event = await self._watch.judged(row, partial(judge_repointed, place=row.to_path))
+        event = await self._watch.judged(row, judge_repointed, row.to_path)
         if await self._proofs.vanished(before):  # perhaps only some files: it found the others
             return Result(
                 event=Event.MOVED,
@@ -245,7 +243,7 @@ class Steps:
             await self._client.stop(row.torrent_id)
             await self._settings.nothing_moves_it(row)  # it has forgotten that, too
             await self._client.set_location(row.torrent_id, row.to_path)
-            event = await self._watch.judged(row, partial(judge_returned, place=row.to_path))
+            event = await self._watch.judged(row, judge_returned, row.to_path)
             if event is Event.ADVANCE:
                 event = await self._watch.recheck(row, row.to_path)
             if event is Event.ADVANCE:
@@ -281,7 +279,7 @@ class Steps:
         # unfinished there is not brought along under its own name.
         await self._names.on_ssd(row)
         await self._client.set_location(row.torrent_id, row.from_path)
-        event = await self._watch.judged(row, partial(judge_returned, place=row.from_path))
+        event = await self._watch.judged(row, judge_returned, row.from_path)
         return _said(event, "qBittorrent did not go back to the SSD")
 
     async def _check_again(self, row: Relocation) -> Result:
@@ -343,7 +341,7 @@ class Steps:
     # -- what several steps do
 
     def _at_hdd(self, row: Relocation, torrent: Torrent) -> bool:
-        return PurePosixPath(torrent.content_path).is_relative_to(row.to_path)
+        return self._roots.is_below(torrent.content_path, row.to_path)
 
     async def _tag_as_moved(self, row: Relocation) -> None:
         if self._location_tags is not None:

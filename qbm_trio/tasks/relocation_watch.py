@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Final
@@ -41,8 +42,10 @@ class TorrentGone(TorrentUnknown):
 class TorrentWatch:
     """Polls, at the pace at which qBittorrent renews what it says."""
 
-    def __init__(self, client: QbittorrentClient) -> None:
+    def __init__(self, client: QbittorrentClient, mapped: Callable[[str], str]) -> None:
+        """``mapped`` gives the service's path for one of qBittorrent's."""
         self._client = client
+        self._mapped = mapped
         self._shown_in: dict[TorrentId, int] = {}  #: in which session it was shown last
         self._refresh = (-inf, 0.0)  #: when it was asked, and qBittorrent's refresh interval
 
@@ -85,16 +88,28 @@ class TorrentWatch:
             return False
         return any(RELOCATING_TAG in torrent.tags for torrent in torrents)
 
-    async def judged(self, row: Relocation, judge: Callable[..., Event | None]) -> Event:
-        """What ``judge`` makes of the answers, as soon as it makes anything of them."""
+    async def judged(
+        self, row: Relocation, judge: Callable[..., Event | None], place: str
+    ) -> Event:
+        """What ``judge`` makes of the answers, as soon as it makes anything of them.
+
+        It is given the service's paths: of qBittorrent's, one tier may be mounted below the
+        other, and what is there would seem to be on both.
+        """
+        place = self._mapped(place)
         refresh_s = await self._refresh_interval_s()
         began_s = trio.current_time()
         polls: list[Poll] = []
         while True:
             at_s = trio.current_time()
-            torrent = await self.torrent(row.torrent_id)
+            said = await self.torrent(row.torrent_id)
+            torrent = replace(
+                said,
+                save_path=self._mapped(said.save_path),
+                content_path=self._mapped(said.content_path),
+            )
             polls = [*polls[-_POLLS_KEPT:], Poll(at_s=at_s, torrent=torrent)]
-            event = judge(polls, refresh_s=refresh_s)
+            event = judge(polls, place=place, refresh_s=refresh_s)
             if event is not None:
                 return event
             # A recheck may take hours.
@@ -103,7 +118,7 @@ class TorrentWatch:
 
     async def seeds_at(self, row: Relocation, place: str) -> Event:
         """Whether a torrent that had passed its recheck is still complete at ``place``."""
-        return await self.judged(row, partial(judge_seeding, place=place))
+        return await self.judged(row, judge_seeding, place)
 
     async def recheck(self, row: Relocation, place: str) -> Event:
         """Have the files at ``place`` rechecked; whether they are whole.
@@ -116,7 +131,7 @@ class TorrentWatch:
         await self._client.stop(row.torrent_id)
         await self._client.recheck(row.torrent_id)
         sessions, called_s = self._client.sessions, trio.current_time()
-        event = await self.judged(row, partial(judge_rechecked, called_s=called_s, place=place))
+        event = await self.judged(row, partial(judge_rechecked, called_s=called_s), place)
         return event if self._client.sessions == sessions else Event.FAIL
 
     async def seen(self, row: Relocation, condition: Callable[[Torrent], bool]) -> bool:

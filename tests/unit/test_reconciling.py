@@ -277,3 +277,15 @@ def test_relocated_and_whole_on_the_ssd_again_it_is_tiered_anew() -> None:
         assert found(FINISHED, replace(done, job=job(state))) is None
     undone = replace(done, relocation=relocation(Step.UNDONE))
     assert found(FINISHED, undone) is None
+
+
+def test_what_is_on_a_tier_mounted_below_the_other_is_not_on_the_other() -> None:
+    nested = (("/downloads", "/ssd"), ("/downloads/hdd", "/hdd"))
+    roots = Roots(ssd=Path("/ssd"), hdd=Path("/hdd"), path_mappings=nested)
+    last = relocation(Step.UNDONE, from_path="/downloads", was_running=False, force_start=False)
+    known = Known(relocation=last)
+    for place, what in (("/downloads/hdd/n", What.RETURN), ("/downloads/n", What.RELEASE)):
+        torrent = replace(FINISHED, state="stoppedUP", tags=TAGGED, content_path=place)
+        finding = judge(torrent, known, replace(RULES, roots=roots))
+        assert finding is not None
+        assert finding.what is what

@@ -49,7 +49,7 @@ def fake(tmp_path: Path) -> FakeQbittorrent:
 async def test_what_was_shown_before_is_soon_known_to_be_removed(
     tmp_path: Path, fake: FakeQbittorrent, autojump_clock: MockClock
 ) -> None:
-    id_, watch = add(fake, tmp_path, "T"), TorrentWatch(fake)
+    id_, watch = add(fake, tmp_path, "T"), TorrentWatch(fake, str)
     await watch.torrent(id_)
     fake.remove(id_)
     assert await gone_after_s(watch, id_) == REMOVED_AFTER_S
@@ -58,7 +58,7 @@ async def test_what_was_shown_before_is_soon_known_to_be_removed(
 async def test_after_a_restart_it_is_removed_when_another_is_shown_that_stands_still_for_it(
     tmp_path: Path, fake: FakeQbittorrent, autojump_clock: MockClock
 ) -> None:
-    id_, watch = add(fake, tmp_path, "T", RELOCATING_TAG), TorrentWatch(fake)
+    id_, watch = add(fake, tmp_path, "T", RELOCATING_TAG), TorrentWatch(fake, str)
     add(fake, tmp_path, "other", RELOCATING_TAG)
     await watch.torrent(id_)
     fake.remove(id_)
@@ -71,7 +71,7 @@ async def test_after_a_restart_it_is_removed_when_another_is_shown_that_stands_s
 async def test_it_is_long_waited_for_where_the_torrents_may_be_those_of_another_qbittorrent(
     tmp_path: Path, fake: FakeQbittorrent, autojump_clock: MockClock, others: str
 ) -> None:
-    id_, watch = add(fake, tmp_path, "T", RELOCATING_TAG), TorrentWatch(fake)
+    id_, watch = add(fake, tmp_path, "T", RELOCATING_TAG), TorrentWatch(fake, str)
     await watch.torrent(id_)
     fake.remove(id_)
     fake.sessions += 1
@@ -85,7 +85,7 @@ async def test_one_that_is_loaded_after_the_others_is_not_gone(
     tmp_path: Path, fake: FakeQbittorrent, autojump_clock: MockClock
 ) -> None:
     """Even when that is seen only in the list of all."""
-    id_, watch = add(fake, tmp_path, "T", RELOCATING_TAG), TorrentWatch(fake)
+    id_, watch = add(fake, tmp_path, "T", RELOCATING_TAG), TorrentWatch(fake, str)
     add(fake, tmp_path, "other", RELOCATING_TAG)
     fake.remove(id_)
 
