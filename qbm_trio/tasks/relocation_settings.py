@@ -6,6 +6,12 @@ import logging
 from typing import Final
 
 from ..core.client import QbittorrentClient
+from ..core.errors import (
+    QbittorrentError,
+    QbittorrentLoginRefused,
+    QbittorrentUnreachable,
+    TorrentUnknown,
+)
 from ..core.relocation import Relocation
 from ..core.relocation_polls import STOPPED
 from ..core.space import RELOCATING_TAG
@@ -31,10 +37,10 @@ class TorrentSettings:
         In this order, and again until it is so: the folder for unfinished torrents cannot
         be cleared while automatic management is on.
         """
-        for _ in range(2):
-            if row.auto_management:
+        for whatever in (False, True):  # was set when it began: its user may have since
+            if row.auto_management or whatever:
                 await self._client.set_auto_management(row.torrent_id, False)
-            if row.download_path:
+            if row.download_path or whatever:
                 await self._client.set_download_path(row.torrent_id, "")
             if await self._watch.seen(
                 row, lambda torrent: not (torrent.auto_management or torrent.download_path)
@@ -59,8 +65,24 @@ class TorrentSettings:
     async def back(self, row: Relocation, *, start: bool = True) -> None:
         """All but automatic management, and `run_as_before`."""
         if row.download_path:
-            await self._client.set_download_path(row.torrent_id, row.download_path)
+            await self._set_download_path(row)
         await self.run_as_before(row, start=start)
+
+    async def _set_download_path(self, row: Relocation) -> None:
+        """Set the folder for unfinished torrents again, if qBittorrent can still use it."""
+        try:
+            await self._client.set_download_path(row.torrent_id, row.download_path)
+        except (QbittorrentUnreachable, QbittorrentLoginRefused, TorrentUnknown):
+            raise
+        except QbittorrentError as error:
+            # It must not stay stopped for that.
+            log.error(
+                "%r: its folder for unfinished torrents, %s, is not set again: %s; mend the "
+                "folder, then set it in qBittorrent",
+                row.name,
+                row.download_path,
+                error,
+            )
 
     async def run_as_before(self, row: Relocation, *, start: bool = True) -> None:
         """Start it if it ran, and take the tag off.
