@@ -26,7 +26,7 @@ from ..core.relocation_polls import (
 )
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
-from .relocation_deletion import Deletion
+from .relocation_deletion import Deleted, Deletion
 from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
 from .relocation_settings import TorrentSettings
@@ -83,6 +83,8 @@ class Steps:
         self._tier_anew = tier_anew
         self._began_s = trio.current_time()
         self._checked_s: dict[int, float] = {}  #: when each passed its recheck, since then
+        self._freed_bytes: dict[int, int] = {}  #: by deletions that are not told yet
+        self._deleting = trio.Lock()
         self._watch = TorrentWatch(client, roots.mapped)
         self._settings = TorrentSettings(client, self._watch)
         self._actions: dict[Step, Callable[[Relocation], Awaitable[Result]]] = {
@@ -224,15 +226,27 @@ class Steps:
         return Result(event=Event.SLIPPED)
 
     async def _delete(self, row: Relocation) -> Result:
-        files = await self._deletion.prove(row)
-        # The last look: all this took a while.
-        there = await self.still_there(row)
-        if there.event is not Event.ADVANCE:
-            return there
-        done = await self._deletion.delete(row, files)
+        while (done := await self._delete_proven(row)) is None:
+            there = await self.still_there(row)
+            if there.event is not Event.ADVANCE:
+                return there
+        # What follows may have to be tried again, and finds nothing left to delete then.
+        self._freed_bytes[row.id] = self._freed_bytes.get(row.id, 0) + done.freed_bytes
         await self._tag_as_moved(row)
         there = await self.still_there(row)
-        return replace(there, freed_bytes=done.freed_bytes, why=done.left)
+        return replace(there, freed_bytes=self._freed_bytes.pop(row.id), why=done.left)
+
+    async def _delete_proven(self, row: Relocation) -> Deleted | None:
+        """Delete its files; None if it is not as it was left: while that is mended, proofs age.
+
+        One torrent's at a time: what is freed is measured, and is not to be another's.
+        """
+        async with self._deleting:
+            files = await self._deletion.prove(row)
+            # The last look: all this took a while.
+            if not await self._watch.is_as_left(row, row.to_path):
+                return None
+            return await self._deletion.delete(row, files)
 
     async def _repair(self, row: Relocation) -> Result:
         why = "qBittorrent forgot the move, and did not take the copy again"

@@ -96,29 +96,37 @@ class TorrentWatch:
         It is given the service's paths: of qBittorrent's, one tier may be mounted below the
         other, and what is there would seem to be on both.
         """
-        place = self._mapped(place)
         refresh_s = await self._refresh_interval_s()
         began_s = trio.current_time()
         polls: list[Poll] = []
         while True:
-            at_s = trio.current_time()
-            said = await self.torrent(row.torrent_id)
-            torrent = replace(
-                said,
-                save_path=self._mapped(said.save_path),
-                content_path=self._mapped(said.content_path),
-            )
-            polls = [*polls[-_POLLS_KEPT:], Poll(at_s=at_s, torrent=torrent)]
-            event = judge(polls, place=place, refresh_s=refresh_s)
+            polls = [*polls[-_POLLS_KEPT:], await self._poll(row)]
+            event = judge(polls, place=self._mapped(place), refresh_s=refresh_s)
             if event is not None:
                 return event
             # A recheck may take hours.
-            longest_s = min(_LONGEST_PAUSE_S, (at_s - began_s) / 20)
+            longest_s = min(_LONGEST_PAUSE_S, (polls[-1].at_s - began_s) / 20)
             await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2, longest_s))
 
     async def seeds_at(self, row: Relocation, place: str) -> Event:
         """Whether a torrent that had passed its recheck is still complete at ``place``."""
         return await self.judged(row, judge_seeding, place)
+
+    async def is_as_left(self, row: Relocation, place: str) -> bool:
+        """As `seeds_at`, by the next answer alone, and with nothing to be told again."""
+        refresh_s, poll = await self._refresh_interval_s(), await self._poll(row)
+        event = judge_seeding([poll], place=self._mapped(place), refresh_s=refresh_s)
+        return event is Event.ADVANCE and RELOCATING_TAG not in poll.torrent.tags
+
+    async def _poll(self, row: Relocation) -> Poll:
+        at_s = trio.current_time()
+        said = await self.torrent(row.torrent_id)
+        torrent = replace(
+            said,
+            save_path=self._mapped(said.save_path),
+            content_path=self._mapped(said.content_path),
+        )
+        return Poll(at_s=at_s, torrent=torrent)
 
     async def recheck(self, row: Relocation, place: str) -> Event:
         """Have the files at ``place`` rechecked; whether they are whole.
