@@ -22,6 +22,7 @@ from ..adapters import journal_copies, journal_relocations
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
 from ..core.errors import (
+    Fatal,
     JobError,
     JournalUnwritable,
     MustWait,
@@ -248,7 +249,7 @@ class Relocator:
                         event=Event.FAIL, why=f"qBittorrent went away meanwhile ({error})"
                     )
             except (QbittorrentError, JobError) as error:
-                hopeless = isinstance(error, NotAsPlanned) and row.step in CAN_FAIL
+                hopeless = isinstance(error, NotAsPlanned | Fatal) and row.step in CAN_FAIL
                 if isinstance(error, MustWait) and error.reason is WaitReason.TIER:
                     watch.tier_away = str(error)
                 if row.step in FORWARD or hopeless:

@@ -14,7 +14,7 @@ from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.tasks import relocation_deletion
 from qbm_trio.tasks.relocation_deletion import Deleted, Deletion
 from tests.fakes.qbittorrent import away
-from tests.rig.shelves import EACH_BYTES, FILES, Shelf, run, shelf
+from tests.rig.shelves import EACH_BYTES, FILES, Shelf, held, run, shelf
 from tests.rig.torrents import make_torrent
 
 
@@ -100,3 +100,24 @@ async def test_what_was_freed_counts_also_when_qbittorrent_is_away_right_after_i
         await it.shelf_of(1)
         row = (await run(it))["T0"]
         assert (row.step, row.freed_bytes, deleted) == (Step.DONE, EACH_BYTES, 2)
+
+
+async def test_what_is_no_file_any_more_ends_the_deletion_and_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a link to the copy, by a program of the user's."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.DELETING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            (it.inside.ssd / "tv/T0/a").unlink()
+            (it.inside.ssd / "tv/T0/a").symlink_to(it.inside.hdd / "tv/T0/a")
+            hold.go_on.set()
+            row = (await it.all_ended())["T0"]
+        assert row.step is Step.MOVED
+        assert "tv/T0/a is not a regular file" in (row.error or "")
+        assert it.state(id_) == ("stalledUP", "hdd")
+        assert it.files("T0", tier="hdd") == {"a", "b"}
+        assert it.space.overview().relocations == ()
