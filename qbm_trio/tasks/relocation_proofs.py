@@ -216,13 +216,20 @@ class Proofs:
                 )
 
     async def vanished(self, before: Sequence[JudgedFile]) -> bool:
-        """Whether a file is gone that was on the SSD: qBittorrent never takes one away."""
+        """Whether a file is gone that was on the SSD: qBittorrent never takes one away.
+
+        Raises:
+            MustWait: the SSD itself is away.
+        """
         now = await judge_files(
             [(both.path, both.copy_path) for both in before], limiter=self._tiers.hdd.limiter
         )
-        return any(
+        gone = any(
             was.file is not None and is_.file is None for was, is_ in zip(before, now, strict=True)
         )
+        if gone:
+            await self._tiers.ssd.check()
+        return gone
 
     async def any_on_ssd(self, row: Relocation) -> bool:
         """Whether any of its files is on the SSD, by any name. Raises `MustWait`: it is away."""

@@ -141,3 +141,29 @@ async def test_nothing_is_stopped_where_a_folder_of_the_hdd_is_on_the_disk_of_th
         assert it.state(id_) == ("stalledUP", "ssd")
         assert not it.calls().keys() & {"stop", "set_location", "recheck"}
         assert it.files("T0") == {"a", "b"}
+
+
+async def test_an_ssd_that_goes_away_during_the_move_is_not_called_data_that_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would pause all runs until one is triggered by hand."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        (id_,) = await it.shelf_of(1)
+        await it.leave_free(0)
+        called = False
+
+        async def watch(name: str, *_: object) -> None:
+            nonlocal called
+            if called:
+                it.unmount("ssd")
+                it.fake.watch = None
+            called = called or name == "set_location"
+
+        it.fake.watch = watch
+        figures = (await it.run_now()).figures
+        it.mount("ssd")
+        assert (await it.all_ended())["T0"].step is Step.UNDONE
+        assert it.fake.watch is None
+        assert figures.paused is None
+        assert "its disk is not mounted there" in (figures.problem or "")
+        assert it.state(id_) == ("stalledUP", "ssd")
