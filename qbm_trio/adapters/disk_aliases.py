@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -22,6 +23,7 @@ async def check_not_aliased(
     other: Path,
     *,
     instance_id: str,
+    linkable: tuple[Path, Path],
     limiter: trio.CapacityLimiter,
 ) -> None:
     """Prove that two folders are not two views of one place (a pool, a bind mount).
@@ -33,6 +35,9 @@ async def check_not_aliased(
         one: a folder on the SSD.
         other: the folder on the HDD that would stand for it.
         instance_id: names the probes, so that leftovers of a crash are known as ours.
+        linkable: a file of ours on the disk of each. Where there is no room for a new file, a
+            link to it is the probe: a full XFS takes links only (seen on Linux 6.18), and
+            the SSD is probed before it is freed.
         limiter: for the thread.
 
     Raises:
@@ -43,11 +48,11 @@ async def check_not_aliased(
 
     def call() -> None:
         _refuse_same(one, other)
-        for made, seen in ((one, other), (other, one)):
+        for made, seen, spare in ((one, other, linkable[0]), (other, one, linkable[1])):
             remove_old_probes(made, instance_id)
             probe = made / probe_name(instance_id)
             try:
-                os.close(os.open(probe, _CREATE, 0o600))
+                _make(probe, spare)
                 try:
                     if _stands(seen / probe.name):
                         raise _same(one, other)
@@ -57,6 +62,18 @@ async def check_not_aliased(
                 raise write_error(error, probe) from error
 
     await trio.to_thread.run_sync(call, limiter=limiter)
+
+
+def _make(probe: Path, linkable: Path) -> None:
+    try:
+        os.close(os.open(probe, _CREATE, 0o600))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        try:
+            os.link(linkable, probe, follow_symlinks=False)
+        except OSError:
+            raise error from None  # that it is full says more
 
 
 def _stands(path: Path) -> bool:

@@ -277,7 +277,11 @@ class Tiers:
             MustWait, DiskError: it cannot be found out now.
         """
         await disk_aliases.check_not_aliased(
-            on_ssd, on_hdd, instance_id=self.instance_id, limiter=self.hdd.limiter
+            on_ssd,
+            on_hdd,
+            instance_id=self.instance_id,
+            linkable=(self.ssd.root / disk.MARKER_NAME, self.hdd.root / disk.MARKER_NAME),
+            limiter=self.hdd.limiter,
         )
 
     async def on_one_file_system(self, on_ssd: Path, on_hdd: Path) -> bool:

@@ -200,7 +200,10 @@ async def test_a_tier_without_its_marker_is_waited_for(tmp_path: Path, there: st
 
 
 async def probe(one: Path, other: Path) -> None:
-    await disk_aliases.check_not_aliased(one, other, instance_id="i", limiter=LIMITER)
+    linkable = one.parent / "one of ours", other.parent / "another of ours"
+    await disk_aliases.check_not_aliased(
+        one, other, instance_id="i", linkable=linkable, limiter=LIMITER
+    )
 
 
 @pytest.fixture
@@ -268,6 +271,38 @@ async def test_a_disk_that_does_not_say_whether_the_probe_is_there_is_no_proof(
         await probe(one, other)
     assert not list(one.iterdir())
     assert not list(other.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_on_a_full_disk_a_link_is_the_probe(
+    tiers: tuple[Path, Path], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must be told from the other tier before anything on it can be deleted."""
+    one, other = tiers
+    create, lstat = os.open, Path.lstat
+    seen: set[str] = set()
+
+    def full(path: Path, *arguments: int) -> int:
+        if path.parent == one:
+            raise OSError(number, os.strerror(number), str(path))
+        return create(path, *arguments)
+
+    def watched(path: Path) -> os.stat_result:
+        seen.update(entry.name for entry in one.iterdir())
+        return lstat(path)
+
+    monkeypatch.setattr(os, "open", full)
+    monkeypatch.setattr(Path, "lstat", watched)
+    with pytest.raises(MustWait, match="no space left"):
+        await probe(one, other)
+    (one.parent / "one of ours").touch()
+    await probe(one, other)
+    assert any(name.startswith(".qbm-probe-i-") for name in seen)
+    assert not list(one.iterdir())
+    monkeypatch.setattr(Path, "lstat", lambda path: lstat(one / path.name))  # a pool
+    with pytest.raises(SameStorage):
+        await probe(one, other)
+    assert not list(one.iterdir())
 
 
 async def test_a_folder_that_cannot_be_probed_is_no_proof(tiers: tuple[Path, Path]) -> None:
