@@ -99,6 +99,25 @@ async def test_a_stale_tag_that_could_not_be_removed_is_removed_at_the_next_try(
         assert fake.tags(id_) == {"hdd"}
 
 
+async def test_tags_that_were_set_right_during_the_first_copy_are_those_of_both_tiers_after_it(
+    tmp_path: Path,
+) -> None:
+    fake = FakeQbittorrent()
+
+    async def before(name: str) -> None:
+        if name == "export":
+            fake.before = None
+            await service.service.tagging.tag_existing(dry_run=False)
+            assert fake.tags(id_) == {"ssd"}  # as it is until the copy is there
+
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        fake.change(id_, tags=frozenset({"hdd"}))  # of an older tool
+        fake.before = before
+        assert (await service.tier(id_)).outcome is Outcome.TIERED
+        assert fake.tags(id_) == {"ssd", "hdd"}
+
+
 @pytest.mark.parametrize("call", ["torrent", "files", "export", "add_tags"])
 async def test_qbittorrent_away_at_any_call_is_waited_for_and_counts_as_no_failure(
     tmp_path: Path, call: str
