@@ -180,6 +180,18 @@ async def test_a_category_changed_before_the_first_publishing_counts(tmp_path: P
         assert job.destination == "good/T"
 
 
+async def test_a_path_that_is_no_text_fails_its_job_and_not_the_service(tmp_path: Path) -> None:
+    fake, odd = FakeQbittorrent(), os.fsdecode(b"caf\xe9")
+    async with inside(tmp_path, client=fake) as service:
+        (service.hdd / odd / "T").mkdir(parents=True)
+        (service.hdd / odd / "T/a").write_text("foreign")
+        (service.hdd / "films").symlink_to(odd)
+        job = await service.tier(add(fake, service, "T", category="films"))
+        assert (job.state, job.error_code) == (JobState.FAILED, "destination_conflict")
+        assert "caf\\udce9/T/a exists" in (job.error or "")
+        assert (await service.tier(add(fake, service, "U"))).outcome is Outcome.TIERED
+
+
 async def test_what_takes_our_bad_copys_place_while_it_is_copied_anew_is_not_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
