@@ -93,6 +93,7 @@ class Destinations:
             plan.metainfo,
             items,
             {f.index: seen[f.index].destination for f in present},
+            from_disk=self._verification is Verification.READBACK,
             limiter=self._limiter,
             nice=self._nice,
         )

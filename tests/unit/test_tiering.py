@@ -387,6 +387,31 @@ async def test_a_copy_proved_in_another_way_than_is_asked_for_now_is_compared(
         assert "identical" in reads
 
 
+async def test_readback_reads_what_stands_there_past_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, told = FakeQbittorrent(), list[tuple[str, str]]()
+
+    def telling(call: str) -> Callable[..., None]:
+        real = getattr(disk_calls, call)
+
+        def told_of(fd: int, *rest: int) -> None:
+            told.append((call, Path(f"/proc/self/fd/{fd}").readlink().name))
+            real(fd, *rest)
+
+        return told_of
+
+    async with inside(tmp_path, client=fake) as service:
+        id_ = add(fake, service, "T")
+        await service.tier(id_)
+    async with inside(tmp_path, client=fake, VERIFICATION="readback") as service:
+        for call in ("fsync", "drop_cached"):
+            monkeypatch.setattr(disk_calls, call, telling(call))
+        assert (await service.tier(id_)).outcome is Outcome.TIERED
+        of_a = [call for call, name in told if name == "a"]
+        assert of_a[:2] == ["fsync", "drop_cached"]  # only what is on the disk is forgotten
+
+
 async def test_a_file_wanted_since_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
