@@ -322,6 +322,7 @@ class Tiering:
         )
         entries = await self._compute(made.entries)
         staged = await self._compute(lambda: made.staged(self._policy.hdd))
+        adopted = await self._compute(made.adopted)
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
@@ -349,11 +350,7 @@ class Tiering:
             source_root=self._policy.ssd,
             limiter=self._tiers.hdd.limiter,
         )
-        await sync_adopted(
-            self._policy.hdd,
-            made.adopted(),
-            limiter=self._tiers.hdd.limiter,
-        )
+        await sync_adopted(self._policy.hdd, adopted, limiter=self._tiers.hdd.limiter)
         await self._journal.do(
             partial(
                 journal_copies.published,
