@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from ..core.pieces import Metainfo, Role, plan_spans
+from . import disk_calls
 from .copy_hashing import Piece, PieceChecker
 from .copy_pieces import (
     CopyItem,
@@ -20,7 +22,7 @@ from .copy_pieces import (
     segments_of,
 )
 from .copy_stream import Batch, Input, run_pass
-from .copy_threads import Stop, run_supervised
+from .copy_threads import Stop, run_supervised, sync_stoppable
 from .disk_errors import read_back_error
 from .disk_paths import is_regular
 
@@ -46,7 +48,7 @@ async def identical(
         metainfo: the torrent's.
         items: all its files in order of index.
         candidates: by index; real paths from `disk_paths.resolve_beneath`.
-        from_disk: let the kernel forget what it has cached of them first; they are synced.
+        from_disk: sync them, and let the kernel forget what it has cached of them, first.
         limiter: one token is held meanwhile.
         nice: of the reading threads.
 
@@ -106,7 +108,7 @@ class _Comparison:
         if self._from_disk:
             for candidate in self._candidates.values():
                 stop.check()
-                drop(candidate)
+                drop(candidate, sync=partial(sync_stoppable, disk_calls.fsync, stop=stop))
         checker = PieceChecker(self._metainfo)
 
         def use(_: Batch) -> None:

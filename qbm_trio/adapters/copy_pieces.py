@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ..core.pieces import Metainfo, Segment, v1_piece_range, v1_segments, v2_seg
 from . import disk_calls
 from .copy_hashing import Piece, v1_digest, v2_digest
 from .copy_stream import Input, OpenInput
+from .disk_errors import read_back_error
 from .disk_paths import FolderHandle
 
 
@@ -80,12 +81,16 @@ def read_from_disk(source: Input, segment: Segment) -> bytes:
     return bytes(data)
 
 
-def drop(source: Input) -> None:
-    """Let the kernel forget a file's cached pages. It must be synced."""
+def drop(source: Input, *, sync: Callable[[int], None] | None = None) -> None:
+    """Let the kernel forget a file's cached pages. Without ``sync`` it must be synced."""
     with FolderHandle() as folders:
         file = OpenInput(folders, source)
         try:
+            if sync is not None:
+                sync(file.fd)
             disk_calls.drop_cached(file.fd)
+        except OSError as error:
+            raise read_back_error(error, source.path) from error
         finally:
             file.close()
 

@@ -22,7 +22,7 @@ LARGE_BYTES = 16 * 1024 * 1024
 _WINDOW_BYTES = 32 * 1024 * 1024
 """At most about this much of a large file waits for the disk, so that a stop is prompt."""
 _FEW_FILES = 16
-"""Up to so many small files are synced one by one; more, with their whole file system."""
+"""Up to so many small files are synced one by one; more, with their whole file system if it can."""
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REWRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -203,6 +203,8 @@ def sync_all(
 ) -> None:
     """Sync a few files one by one; more, with their whole file system by ``folder_fd``.
 
+    On FUSE all are synced one by one.
+
     Args:
         paths: of the files.
         folder_fd: opened before they were written.
@@ -215,7 +217,7 @@ def sync_all(
         return
     path = next(iter(paths.values()))
     try:
-        if len(paths) > _FEW_FILES:
+        if len(paths) > _FEW_FILES and not disk_calls.is_fuse(folder_fd):
             call(disk_calls.syncfs, folder_fd)
             return
         for path in paths.values():

@@ -2,6 +2,10 @@
 
 The info-hash is taken over the info dictionary's bytes as they stand, never over
 a re-encoding: then it equals the torrent's own, or the file is not this torrent's.
+
+No file is ever called as it says: I/O uses qBittorrent's list, which has the renames and
+usable names for what no file system takes. So whatever the names are, they are no reason
+to refuse.
 """
 
 from __future__ import annotations
@@ -56,7 +60,6 @@ def _build(info: dict[bytes, Any], layers: dict[bytes, Any], raw_info: bytes) ->
             raise _bad(f"its piece length of {piece_length} bytes is not one of version 2")
         tree = tuple(_v2_files(info, name, layers, piece_length, hybrid=v1))
         files = _joined(files, tree) if v1 else tree
-    _refuse_duplicates(files)
     if not any(not f.pad for f in files):
         raise _bad("it holds no file")
     metainfo = Metainfo(
@@ -213,20 +216,6 @@ def _joined(v1: tuple[MetaFile, ...], v2: tuple[MetaFile, ...]) -> tuple[MetaFil
     return tuple(joined)
 
 
-def _refuse_duplicates(files: tuple[MetaFile, ...]) -> None:
-    seen: set[tuple[str, ...]] = set()
-    folders: set[tuple[str, ...]] = set()
-    for file in files:
-        if file.pad:
-            continue
-        if file.path in seen:
-            raise _bad(f"{'/'.join(file.path)!r} is in it twice")
-        seen.add(file.path)
-        folders.update(file.path[:n] for n in range(1, len(file.path)))
-    if both := seen & folders:
-        raise _bad(f"{'/'.join(min(both))!r} is both a file and a folder")
-
-
 def _refuse_symlink(attributes: bytes, path: tuple[str, ...]) -> None:
     if b"l" in attributes:
         raise _bad(f"{'/'.join(path)!r} is a symbolic link, which is not supported")
@@ -237,17 +226,10 @@ def _name(info: dict[bytes, Any]) -> str:
 
 
 def _component(raw: object) -> str:
-    """One file or folder name, refused when it could lead anywhere else."""
+    """One file or folder name, for messages and to compare both versions of a hybrid."""
     if not isinstance(raw, bytes):
         raise _bad("a name is not a string")
-    # Names that are not UTF-8 stay distinct; I/O uses qBittorrent's names, not these.
-    name = raw.decode("utf-8", "backslashreplace")
-    if not raw:
-        raise _bad("a name in it is empty")
-    if raw in (b".", b"..") or b"/" in raw or b"\0" in raw:
-        raise _bad(f"the name {name!r} would lead out of its folder")
-    # However long: qBittorrent shortens what no file system takes, here it names nothing.
-    return name
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _length(entry: dict[bytes, Any], shown: str) -> int:

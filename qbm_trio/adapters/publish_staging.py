@@ -13,10 +13,11 @@ import os
 import re
 import shutil
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import trio
 
@@ -24,6 +25,7 @@ from ..core.errors import JobError, MustWait, UnsafePath
 from . import disk_aliases, disk_calls
 from .disk_errors import write_error
 from .disk_paths import deepest_existing, resolve_beneath
+from .publish_names import require_possible
 
 STAGING_NAME = ".qbm-staging"
 _NOTE_PREFIX = "beside-"
@@ -57,7 +59,8 @@ async def prepare_staging(
         numbers, so that no torrent's name can be too long for staging.
 
     Raises:
-        UnsafePath: a destination lies outside of ``base``, or a link leads out.
+        UnsafePath: a destination lies outside of ``base``, a link leads out, or the HDD's
+            file system cannot have files of these names.
         MustWait: the HDD is full, read-only or away.
         DiskError: the system refused otherwise.
     """
@@ -89,6 +92,7 @@ def _prepare(
             _empty(folder / STAGING_NAME / instance_id / job_id)
         chosen: dict[Path, Path] = {}  # by folder of the destination
         by_existing: dict[Path, Path] = {}
+        names: dict[Path, list[PurePath]] = defaultdict(list)  # by the folder they are staged in
         staged = []
         for number, destination in enumerate(destinations):
             parent = destination.parent
@@ -104,6 +108,9 @@ def _prepare(
                     )
                 chosen[parent] = by_existing[existing]
             staged.append(chosen[parent] / str(number))
+            names[chosen[parent]].append(destination.relative_to(base))
+        for folder, some in names.items():
+            require_possible(folder, some)
         return staged
     except OSError as error:
         raise write_error(error, base / STAGING_NAME) from error

@@ -32,6 +32,7 @@ from .publish_folders import make_folders, set_folder_times
 from .publish_staging import note_beside
 
 _NAME_BYTES = 255
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +102,15 @@ def _publish(
                 _publish_one(item, staging, target, folder)
             except OSError as error:
                 raise _publish_error(error, base, item, folder) from error
+    at = str(base)
     try:
         for folder_path, model in reversed(made):
             set_folder_times(folder_path, model)
-        for chain in _chains(base, folders.values()):
+        for at in (*_names_to_sync(items, folders), *_chains(base, folders.values())):
             check()
-            _sync(chain)
+            _sync(at)
     except OSError as error:
-        raise write_error(error, base) from error
+        raise write_error(error, at) from error
 
 
 def _folder(
@@ -137,6 +139,13 @@ def _folder(
     return str(real)
 
 
+def _names_to_sync(items: Sequence[PublishItem], folders: Mapping[Path, str]) -> list[str]:
+    """The published files, in those folders whose own sync may not reach the disk."""
+    fuse = {folder for folder in set(folders.values()) if _is_fuse(folder)}
+    places = ((folders[i.destination.parent], i.destination.name) for i in items)
+    return [os.path.join(folder, name) for folder, name in places if folder in fuse]
+
+
 def _chains(base: Path, folders: Iterable[str]) -> list[str]:
     """The folders and all above them up to the base, innermost first, each once.
 
@@ -153,9 +162,17 @@ def _chains(base: Path, folders: Iterable[str]) -> list[str]:
 
 
 def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = os.open(path, _OPEN)
     try:
         disk_calls.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_fuse(folder: str) -> bool:
+    fd = os.open(folder, _OPEN)
+    try:
+        return disk_calls.is_fuse(fd)
     finally:
         os.close(fd)
 

@@ -17,6 +17,10 @@ class QbmError(Exception):
 
     code: ClassVar[str] = "error"  #: one stable word for API and logs
 
+    def __str__(self) -> str:
+        # A path may hold bytes that are no text, which neither the journal nor a client takes.
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class SettingsError(QbmError):
     """The settings cannot be used. ``problems`` holds one line each."""

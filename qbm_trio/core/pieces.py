@@ -25,7 +25,7 @@ _ZERO_LEAF = bytes(32)  #: what stands for a leaf beyond the end of the file
 class MetaFile:
     """One file of the torrent, as the .torrent names it (before renames)."""
 
-    path: tuple[str, ...]  #: with the torrent's own folder first, when it has one
+    path: tuple[str, ...]  #: with the torrent's own folder first, when it has one; any text
     size_bytes: int
     offset_bytes: int  #: where it begins in the version 1 stream
     index: int | None  #: qBittorrent's index; None for padding, which it does not list

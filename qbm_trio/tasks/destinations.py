@@ -93,6 +93,7 @@ class Destinations:
             plan.metainfo,
             items,
             {f.index: seen[f.index].destination for f in present},
+            from_disk=self._verification is Verification.READBACK,
             limiter=self._limiter,
             nice=self._nice,
         )
@@ -133,9 +134,12 @@ class Destinations:
         Raises:
             DestinationConflict: another torrent has it by now.
         """
-        for f in plan.files:
-            if f.wanted and seen[f.index].destination in in_the_way:
-                await self._require_ours(job, plan, f, seen[f.index].destination)
+
+        def found() -> list[PlannedFile]:
+            return [f for f in plan.files if f.wanted and seen[f.index].destination in in_the_way]
+
+        for f in await compute(found, limiter=self._computing):
+            await self._require_ours(job, plan, f, seen[f.index].destination)
 
     async def _require_ours(self, job: Job, plan: Plan, file: PlannedFile, path: Path) -> None:
         """Prove that a differing file is this torrent's own, or that its user gave it up."""

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -163,12 +162,12 @@ class Stager:
         return await self._compute(finish)
 
     async def _keep(self, plan: Plan, staged: Mapping[int, Path], at: int) -> Mapping[int, int]:
-        sizes = await self._compute(lambda: _kept(plan, at))
-        kept = await trio.to_thread.run_sync(
-            partial(keep_staged, {path: sizes.get(i, 0) for i, path in staged.items()}),
-            limiter=self._disk,
-        )
-        return {i: sizes[i] for i, path in staged.items() if path in kept}
+        def keep() -> Mapping[int, int]:
+            sizes = _kept(plan, at)
+            kept = keep_staged({path: sizes.get(i, 0) for i, path in staged.items()})
+            return {i: sizes[i] for i, path in staged.items() if path in kept}
+
+        return await trio.to_thread.run_sync(keep, limiter=self._disk)
 
     async def _compute(self, call: Callable[[], T]) -> T:
         return await compute(call, limiter=self._computing)

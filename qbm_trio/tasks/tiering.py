@@ -34,7 +34,7 @@ from ..core.errors import (
     JobError,
     MustWait,
 )
-from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent, WaitReason
+from ..core.model import Job, JobId, JobState, Outcome, Phase, TorrentId, WaitReason
 from ..core.placement import Place
 from ..logs import resolved
 from .destinations import Destinations
@@ -159,12 +159,14 @@ class Tiering:
             return Outcome.OUTSIDE_TIERS
         if place is Place.HDD:
             await self._enter(running, Phase.TAGGING)
-            await self._tag(torrent, on_ssd=False)
+            await self._tag(torrent.id, torrent.tags, on_ssd=False)
             return Outcome.ALREADY_ON_HDD
         plan = await self._planner.plan(running.job, torrent)
         await self._copy_and_publish(running, plan)
         await self._enter(running, Phase.TAGGING)
-        await self._tag(torrent, on_ssd=True)
+        # Until its first copy was there, POST /tags/existing may have taken the HDD's tag away.
+        has = torrent.tags if plan.published_before else frozenset()
+        await self._tag(torrent.id, has, on_ssd=True)
         return Outcome.TIERED
 
     async def describe(self, job: Job) -> str:
@@ -321,6 +323,7 @@ class Tiering:
         )
         entries = await self._compute(made.entries)
         staged = await self._compute(lambda: made.staged(self._policy.hdd))
+        adopted = await self._compute(made.adopted)
 
         def begin(connection: Connection) -> None:
             journal_copies.begin(connection, copy, entries)
@@ -348,11 +351,7 @@ class Tiering:
             source_root=self._policy.ssd,
             limiter=self._tiers.hdd.limiter,
         )
-        await sync_adopted(
-            self._policy.hdd,
-            made.adopted(),
-            limiter=self._tiers.hdd.limiter,
-        )
+        await sync_adopted(self._policy.hdd, adopted, limiter=self._tiers.hdd.limiter)
         await self._journal.do(
             partial(
                 journal_copies.published,
@@ -373,13 +372,13 @@ class Tiering:
 
     # -- tagging
 
-    async def _tag(self, torrent: Torrent, *, on_ssd: bool) -> None:
+    async def _tag(self, id_: TorrentId, has: frozenset[str], *, on_ssd: bool) -> None:
         if self._policy.tags is None:
             return
         ssd, hdd = self._policy.tags
         right = {ssd, hdd} if on_ssd else {hdd}
-        await self._client.add_tags([torrent.id], right - torrent.tags)
-        await self._client.remove_tags([torrent.id], ({ssd, hdd} - right) & torrent.tags)
+        await self._client.add_tags([id_], right - has)
+        await self._client.remove_tags([id_], ({ssd, hdd} - right) & has)
 
     async def _compute(self, call: Callable[[], T]) -> T:
         return await compute(call, limiter=self._computing)

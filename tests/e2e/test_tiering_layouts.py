@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha1
 from pathlib import Path
 
 import pytest
+from bencode2 import bencode
 
 from qbm_trio.core.model import JobState, Outcome
 from tests.rig.inside import give, inside, make, put, tags
@@ -104,6 +106,39 @@ async def test_renamed_files_and_folders_keep_their_new_names(qbt: Qbt, tmp_path
 
         assert job.outcome is Outcome.TIERED, job.error
         assert service.contents() == {n: (service.ssd / n).read_bytes() for n in names}
+
+
+async def test_names_that_no_file_can_have_are_those_that_qbittorrent_made_of_them(
+    qbt: Qbt, tmp_path: Path
+) -> None:
+    """Nothing is ever called as a .torrent says: qBittorrent's list has the names."""
+    paths = [[b"a"], [b"x/y"], [b"..", b"..", b"up"], [b"", b"."]]
+    contents = [os.urandom(9_000 + n) for n in range(len(paths))]
+    stream = b"".join(contents)
+    pieces = (stream[at : at + 16384] for at in range(0, len(stream), 16384))
+    info = {
+        "name": "/etc/..",
+        "piece length": 16384,
+        "pieces": b"".join(sha1(piece).digest() for piece in pieces),
+        "files": [
+            {"path": path, "length": len(content)}
+            for path, content in zip(paths, contents, strict=True)
+        ],
+    }
+    async with inside(tmp_path, qbt.url) as service:
+        id_ = qbt.add(bencode({"info": info}), save_path=service.ssd, is_stopped=True)
+        names = [str(file["name"]) for file in qbt.api.torrents_files(id_)]
+        assert names == ["etc../a", "etc../xy", "etc../up", "etc../_"]
+        for name, content in zip(names, contents, strict=True):
+            (service.ssd / name).parent.mkdir(parents=True, exist_ok=True)
+            (service.ssd / name).write_bytes(content)
+        qbt.api.torrents_recheck(torrent_hashes=id_)
+        qbt.wait_for(lambda: qbt.info(id_)["progress"] == 1, "it is complete")
+
+        job = await service.tier(id_)
+
+        assert job.outcome is Outcome.TIERED, job.error
+        assert service.contents() == dict(zip(names, contents, strict=True))
 
 
 async def test_a_torrent_without_a_subfolder_is_laid_out_below_its_category(

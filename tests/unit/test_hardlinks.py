@@ -272,9 +272,9 @@ async def test_readback_reads_what_is_shared_past_the_page_cache(
     dropped: list[str] = []
     real = copy_pieces.drop
 
-    def drop(source: copy_stream.Input) -> None:
+    def drop(source: copy_stream.Input, **more: Any) -> None:
         dropped.append(source.path.name)
-        real(source)
+        real(source, **more)
 
     monkeypatch.setattr("qbm_trio.adapters.copy_compare.drop", drop)
     fake = FakeQbittorrent()
