@@ -171,10 +171,10 @@ class Qbittorrent:
             TorrentUnknown: qBittorrent does not have it.
         """
         _check(id)
-        rows = await self._read(lambda api: api.torrents_info(torrent_hashes=id))
-        for row in rows_of(rows):
-            if row["hash"] == id:
-                torrent = torrent_of(row)
+        for torrent in await self._read(
+            lambda api: tuple(map(torrent_of, rows_of(api.torrents_info(torrent_hashes=id))))
+        ):
+            if torrent.id == id:
                 self._index.update(dict.fromkeys(torrent.hashes, id))
                 return torrent
         raise TorrentUnknown(f"qBittorrent has no torrent {id}")

@@ -177,6 +177,21 @@ async def test_each_answer_has_its_error_and_its_sentence(
         assert client.reachable.value is (error is QbittorrentError)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'["words"]', b'[{"name": "a"}]', b'[{"hash": "%s"}]' % ID.encode(), b"[[]]", b"{}"],
+    ids=bytes.decode,
+)
+@pytest.mark.parametrize("call", ["torrent", "files"])
+async def test_what_tells_nothing_of_a_torrent_is_not_qbittorrents_answer(
+    call: str, body: bytes
+) -> None:
+    with client_of(lambda _: Reply(body=body)) as (client, _):
+        with pytest.raises(QbittorrentUnreachable, match="not qBittorrent's Web API"):
+            await getattr(client, call)(ID)
+        assert not client.contact.reachable
+
+
 @pytest.mark.parametrize("call", ["files", "export"])
 async def test_a_404_about_a_torrent_means_that_it_is_unknown(call: str) -> None:
     with client_of(lambda _: Reply(status=404)) as (client, _):
