@@ -285,6 +285,9 @@ def _swap(path: Path, now: float) -> str | None:
 
     A kill in between is finished by the next start, for it finds the new one. Returns the
     name that the damaged one has now.
+
+    Raises:
+        JournalUnwritable: a file cannot be renamed; the next start tries again.
     """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     name, number = f"{DAMAGED}-{stamp}", 1
@@ -292,12 +295,19 @@ def _swap(path: Path, now: float) -> str | None:
         number += 1
         name = f"{DAMAGED}-{stamp}-{number}"
     moved = None
-    for end in reversed(_ENDS):
-        with suppress(FileNotFoundError):
-            path.with_name(f"{FILE_NAME}{end}").rename(path.with_name(f"{name}{end}"))
-            moved = name
-    path.with_name(BUILT).rename(path)
-    sync_folder(path.parent)
+    try:
+        for end in reversed(_ENDS):
+            with suppress(FileNotFoundError):
+                path.with_name(f"{FILE_NAME}{end}").rename(path.with_name(f"{name}{end}"))
+                moved = name
+        path.with_name(BUILT).rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise JournalUnwritable(
+            f"the journal {path} is damaged, and the restored one cannot take its place: {error}; "
+            "nothing of either is lost; look at the disk of STATE_DIR and the folder's owner, "
+            "then start again"
+        ) from error
     return moved
 
 

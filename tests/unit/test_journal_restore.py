@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -606,6 +607,29 @@ def test_a_kill_at_any_step_of_a_restore_loses_nothing(
     else:
         pytest.fail("it never ended")
     assert kill > 5
+
+
+@pytest.mark.parametrize("stuck", [FILE_NAME, BUILT])
+def test_what_cannot_be_renamed_is_said_at_each_start_and_restored_once_it_can_be(
+    state: Path, stuck: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DAMAGES["garbage"](state)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == stuck:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self))
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        for _ in range(3):
+            with pytest.raises(JournalUnwritable, match=r"busy.*; look at the disk of STATE_DIR"):
+                open_journal(state, now=NOW)
+    with opened(state) as journal:
+        assert set(alive(journal)) == IN_THE_POINT
+        assert journal.restored is not None
+    assert not (state / BUILT).exists()
 
 
 # -- what is no damage
