@@ -368,6 +368,19 @@ async def test_a_journal_that_refuses_takes_nothing_and_renames_nothing(
     assert names(tmp_path) == before
 
 
+async def test_a_start_whose_recovery_point_cannot_be_written_says_so(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    queue(state, 1)
+    before = names(state)
+    (state / ".recovery.part").mkdir()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with inside(tmp_path, client=FakeQbittorrent()):
+            pass
+    said = "^cannot start: the recovery point .* cannot be written: Is a directory; free space"
+    assert caught.group_contains(JournalUnwritable, match=said)
+    assert names(state) == before
+
+
 async def test_ten_thousand_files_are_taken_in_one_commit_and_soon(tmp_path: Path) -> None:
     queue(tmp_path, *range(10_000))
     began = time.monotonic()
