@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ..core.errors import JournalUnwritable
-from ..core.model import JobState
+from ..core.model import JobState, OnConflict
 from ..core.relocation import Step
 from . import (
     journal_copies,
@@ -198,7 +198,8 @@ def _fill(connection: sqlite3.Connection, point: Point) -> str:
         journal_facts.set_meta(connection, name, value)
     for name, number in point.counters.items():
         journal_facts.count(connection, name, number)
-    _insert(connection, "jobs", *point.jobs)
+    # One may have ended since: the consent to have a file moved was for that try alone.
+    _insert(connection, "jobs", *(row | {"on_conflict": OnConflict.FAIL} for row in point.jobs))
     files = sum(_add_copy(connection, row) for row in point.copies)
     for row in point.relocations:
         _add_relocation(connection, row)

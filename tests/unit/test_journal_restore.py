@@ -32,7 +32,7 @@ from qbm_trio.adapters.journal_restore import BUILDING, BUILT, DAMAGED, open_jou
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
-from qbm_trio.core.model import Job, JobId, JobState, Notification, TorrentId
+from qbm_trio.core.model import Job, JobId, JobState, Notification, OnConflict, TorrentId
 from qbm_trio.core.relocation import Event as Happened
 from qbm_trio.core.relocation import Relocation, RunId, Step
 from tests.rig.damage import DAMAGES, checkpoint, database, flip, wal
@@ -288,6 +288,22 @@ def test_a_job_that_has_ended_since_the_recovery_point_is_done_again(state: Path
     flip(database(state), 0)
     with opened(state) as journal:
         assert hashes(2) <= set(alive(journal))
+
+
+async def test_the_consent_to_have_a_file_moved_is_not_restored(tmp_path: Path) -> None:
+    """The job may have ended since, and what stands there by now be a file of somebody else."""
+    async with running(tmp_path) as journal:
+        admit = partial(journal_jobs.admit, n=notification(1), job_id=job_id(1), now=1.0)
+        await journal.do(admit)
+        await journal.do(partial(journal_jobs.cancel, job_id=job_id(1), now=2.0))
+        again = partial(journal_jobs.again, job_id=job_id(1), on_conflict=OnConflict.SET_ASIDE)
+        await journal.do(partial(again, now=3.0))
+        await recovery_point.save(journal, now=1e9, limiter=trio.CapacityLimiter(1))
+        await journal.do(partial(journal_jobs.begin, job_id=job_id(1), now=4.0))
+        await journal.do(partial(journal_jobs.move, job_id=job_id(1), event=Event.FINISH, now=5.0))
+    flip(database(tmp_path), 0)
+    with opened(tmp_path) as journal:
+        assert alive(journal)[f"{1:040x}"].on_conflict is OnConflict.FAIL
 
 
 def test_what_ran_when_it_was_damaged_goes_first_though_no_recovery_point_has_it(
