@@ -544,6 +544,14 @@ def test_facts_that_cannot_be_what_was_written_are_not_taken(state: Path, name: 
         assert journal_facts.meta(journal._connection, name) is None
 
 
+def test_the_first_start_is_still_known_where_the_instances_name_is_lost(state: Path) -> None:
+    """Else no lost hook of before would be found, with the jobs that can be read no more."""
+    with_facts(state, {**FACTS, "instance_id": "?"})
+    with opened(state) as journal:
+        name, since = journal_facts.instance(journal._connection, now=NOW)
+        assert (len(name), since) == (12, 17.5)
+
+
 def test_facts_of_the_recovery_point_go_before_those_of_the_damaged_journal(state: Path) -> None:
     with opened(state) as journal:
         journal_facts.set_meta(journal._connection, "first_run_at", "99.5")
