@@ -138,6 +138,9 @@ class Qbittorrent:
         changes = await self._list(lambda api: changes_of(api.sync_maindata(next(numbers))))
         if changes.whole:
             self._index = {}
+        elif changes.removed:  # else it would grow for as long as the session lasts
+            gone = changes.removed
+            self._index = {key: id for key, id in self._index.items() if id not in gone}
         for id, fields in changes.torrents.items():
             self._index.update(dict.fromkeys(keys_in(id, fields), id))
         return changes

@@ -291,6 +291,20 @@ async def test_changes_that_are_asked_for_again_are_asked_for_whole() -> None:
         assert (changes.number, changes.whole) == (8, True)
 
 
+async def test_the_hashes_of_what_was_removed_are_forgotten() -> None:
+    """A session can last for months."""
+    other = "e" * 40
+    answers = [
+        {"rid": 1, "torrents": {ID: {"infohash_v1": V1, "infohash_v2": V2}, other: {}}},
+        {"rid": 2, "torrents_removed": [ID]},
+    ]
+    with client_of(lambda _: Reply(body=json.dumps(answers.pop(0)).encode())) as (client, _):
+        await client.changes(0)
+        assert [client.known(key) for key in (ID, V1, V2, other)] == [ID, ID, ID, other]
+        await client.changes(1)
+        assert [client.known(key) for key in (ID, V1, V2, other)] == [None, None, None, other]
+
+
 async def test_changes_are_read_field_by_field_and_what_is_of_no_use_is_left_out() -> None:
     said = {
         "rid": 3,
