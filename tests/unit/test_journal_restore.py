@@ -164,6 +164,36 @@ def aside(state: Path) -> list[str]:
 # -- every kind of damage
 
 
+def cut_off(path: Path) -> None:
+    """Leave a change as a kill does when there is no write-ahead log: half in the database."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in (
+            "PRAGMA journal_mode=DELETE",
+            "PRAGMA cache_size=1",  # pages are written before the commit
+            "BEGIN",
+            "CREATE TABLE half (done)",
+        ):
+            connection.execute(statement)
+        connection.executemany("INSERT INTO half VALUES (?)", [("x" * PAGE_BYTES,)] * 9)
+        files = {file: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+    assert set(files) == {path, path.with_name(f"{path.name}-journal")}
+    for file, content in files.items():
+        file.write_bytes(content)
+
+
+def test_what_a_kill_cuts_off_before_there_is_a_log_is_taken_back(
+    state: Path, tmp_path: Path
+) -> None:
+    """A first start, and the first after a restore, make a write-ahead log of none."""
+    checkpoint(state)
+    for folder, expected in ((tmp_path, set[str]()), (state, EVERYTHING)):
+        cut_off(database(folder))
+        with opened(folder) as journal:
+            assert journal.restored is None
+            assert set(alive(journal)) == expected
+            assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_what_a_kill_leaves_is_no_damage(state: Path) -> None:
     before = snapshot(state)
     require_whole(database(state))
