@@ -234,19 +234,16 @@ class Service:
             await take_legacy(journal, service.save_state, dry_run=settings.dry_run)
             alive = await service.jobs.recover()
         except JournalUnwritable as error:
+            if journal.problem is None:  # it is the recovery point that cannot be written
+                raise JournalUnwritable(f"cannot start: {error}") from error
             raise JournalUnwritable(
                 f"cannot start: the journal in STATE_DIR {settings.state_dir} cannot be written "
                 f"({journal.problem}); every accepted job is safe in it; free space on that "
                 "disk or mend it, then start again: all of them go on"
             ) from error
         service.waits.recover()
-        log.info(
-            "qbm-trio %s, instance %s: %d jobs to do from %s",
-            __version__,
-            instance_id,
-            alive,
-            journal.path,
-        )
+        what = "qbm-trio %s, instance %s: %d jobs to do from %s"
+        log.info(what, __version__, instance_id, alive, journal.path)
         return service
 
     async def start(self, parts: trio.Nursery, listener: socket.socket | None) -> None:

@@ -3,7 +3,8 @@
 SQLite itself forgives too much here: without its database, or with one cut to nothing,
 it deletes the write-ahead log and begins anew; and at a damaged frame in the middle of
 that log it takes all the commits after it for never made. Both would lose what was
-accepted, without a word.
+accepted, without a word. Only what a kill cuts off while a new journal is made, before it
+has that log, is left for SQLite to take back.
 """
 
 from __future__ import annotations
@@ -91,9 +92,8 @@ def _asked(path: Path) -> object:
         # For reading, and not alone: on closing, such a connection leaves all as it is.
         return _check(f"{path.as_uri()}?mode=ro", "NORMAL")
     except sqlite3.Error as error:
-        if is_damage(error) or not _may_be_full(error):
+        if is_damage(error) or not _must_write(error):
             raise
-    # But it needs a file of its own beside it, for which a full disk has no room.
     return _check(f"{path.as_uri()}?mode=rw", "EXCLUSIVE")
 
 
@@ -105,9 +105,17 @@ def _check(uri: str, locking_mode: str) -> object:
         return connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
 
 
-def _may_be_full(error: sqlite3.Error) -> bool:
+def _must_write(error: sqlite3.Error) -> bool:
+    """Whether what only reads cannot tell, and what may write perhaps can.
+
+    The first needs a file of its own beside it, for which a full disk has no room; and it
+    cannot take back what a kill has cut off before there was a write-ahead log.
+    """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
+    return code in (
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+        sqlite3.SQLITE_READONLY,
+    )
 
 
 def wal_of(path: Path) -> Path:

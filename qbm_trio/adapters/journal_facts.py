@@ -46,7 +46,8 @@ def instance(connection: sqlite3.Connection, *, now: float) -> tuple[str, float]
     if known is None:
         known = secrets.token_hex(6)
         set_meta(connection, "instance_id", known)
-        set_meta(connection, "first_run_at", repr(now))
+        if meta(connection, "first_run_at") is None:  # else it was all that could be read
+            set_meta(connection, "first_run_at", repr(now))
     first_run_at = meta(connection, "first_run_at")
     # Unknown, no torrent has finished after it.
     since = meta(connection, ENDS_KNOWN_SINCE) or 0.0

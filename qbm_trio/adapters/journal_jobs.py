@@ -77,14 +77,26 @@ def move(
     *,
     now: float,
     changes: Mapping[str, object] | None = None,
+    expected: JobState | None = None,
 ) -> Job:
     """Let ``event`` happen to a job, with other columns changed along with it.
+
+    Args:
+        connection: the writer's.
+        job_id: of the job.
+        event: what happens.
+        now: epoch seconds UTC.
+        changes: other columns.
+        expected: the state in which the caller knows it, if no other will do.
 
     Raises:
         NoSuchJob: there is none with this id.
         IllegalMove: the lifecycle table does not allow it now.
+        WrongState: it is not in the state that was expected.
     """
     job = get(connection, job_id)
+    if expected not in (None, job.state):
+        raise WrongState(f"the job {job_id} is {job.state}, not {expected} any more")
     state = after(job.state, event)
     if event in COUNTED and (changes or {}).get("outcome") is not Outcome.OUTSIDE_TIERS:
         count(connection, COUNTED[event])

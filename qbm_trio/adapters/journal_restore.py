@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ..core.errors import JournalUnwritable
-from ..core.model import JobState
+from ..core.model import JobState, OnConflict
 from ..core.relocation import Step
 from . import (
     journal_copies,
@@ -198,7 +198,8 @@ def _fill(connection: sqlite3.Connection, point: Point) -> str:
         journal_facts.set_meta(connection, name, value)
     for name, number in point.counters.items():
         journal_facts.count(connection, name, number)
-    _insert(connection, "jobs", *point.jobs)
+    # One may have ended since: the consent to have a file moved was for that try alone.
+    _insert(connection, "jobs", *(row | {"on_conflict": OnConflict.FAIL} for row in point.jobs))
     files = sum(_add_copy(connection, row) for row in point.copies)
     for row in point.relocations:
         _add_relocation(connection, row)
@@ -285,6 +286,9 @@ def _swap(path: Path, now: float) -> str | None:
 
     A kill in between is finished by the next start, for it finds the new one. Returns the
     name that the damaged one has now.
+
+    Raises:
+        JournalUnwritable: a file cannot be renamed; the next start tries again.
     """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     name, number = f"{DAMAGED}-{stamp}", 1
@@ -292,12 +296,19 @@ def _swap(path: Path, now: float) -> str | None:
         number += 1
         name = f"{DAMAGED}-{stamp}-{number}"
     moved = None
-    for end in reversed(_ENDS):
-        with suppress(FileNotFoundError):
-            path.with_name(f"{FILE_NAME}{end}").rename(path.with_name(f"{name}{end}"))
-            moved = name
-    path.with_name(BUILT).rename(path)
-    sync_folder(path.parent)
+    try:
+        for end in reversed(_ENDS):
+            with suppress(FileNotFoundError):
+                path.with_name(f"{FILE_NAME}{end}").rename(path.with_name(f"{name}{end}"))
+                moved = name
+        path.with_name(BUILT).rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise JournalUnwritable(
+            f"the journal {path} is damaged, and the restored one cannot take its place: {error}; "
+            "nothing of either is lost; look at the disk of STATE_DIR and the folder's owner, "
+            "then start again"
+        ) from error
     return moved
 
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,18 +35,25 @@ class FoundFile:
     content: LegacyFile
 
 
-async def find(state_dir: Path, *, limiter: trio.CapacityLimiter) -> list[FoundFile]:
-    """Read all of them.
+async def find(
+    state_dir: Path, *, limiter: trio.CapacityLimiter
+) -> tuple[list[FoundFile], Sequence[Path]]:
+    """Read all of them; give them, and what could not be read now.
 
     What is no file (a folder, a link) or cannot be read is left as it is, and said.
     """
 
-    def work() -> list[FoundFile]:
+    def work() -> tuple[list[FoundFile], list[Path]]:
+        unread: list[Path] = []
+        queued = _queue_files(state_dir / QUEUE, unread)
         document = [state_dir / STATE]
-        return [
-            *_found(_queue_files(state_dir / QUEUE), queue_file, LARGEST_QUEUE_FILE_BYTES),
-            *_found(document, lambda _, content: state_file(content), LARGEST_STATE_FILE_BYTES),
+        found = [
+            *_found(queued, queue_file, LARGEST_QUEUE_FILE_BYTES, unread),
+            *_found(
+                document, lambda _, content: state_file(content), LARGEST_STATE_FILE_BYTES, unread
+            ),
         ]
+        return found, unread
 
     return await trio.to_thread.run_sync(work, limiter=limiter)
 
@@ -95,7 +102,7 @@ def _free_name(path: Path, ending: str) -> Path:
     return target
 
 
-def _queue_files(folder: Path) -> list[Path]:
+def _queue_files(folder: Path, unread: list[Path]) -> list[Path]:
     if folder.is_symlink():
         log.warning("%s is a link: it is not followed", folder)
         return []
@@ -105,11 +112,15 @@ def _queue_files(folder: Path) -> list[Path]:
         return []
     except OSError as error:
         log.error("%s cannot be read: %s; it is looked at again at the next start", folder, error)
+        unread.append(folder)
         return []
 
 
 def _found(
-    paths: Iterable[Path], parse: Callable[[str, bytes], LegacyFile], most: int
+    paths: Iterable[Path],
+    parse: Callable[[str, bytes], LegacyFile],
+    most: int,
+    unread: list[Path],
 ) -> Iterator[FoundFile]:
     for path in paths:
         try:
@@ -121,6 +132,7 @@ def _found(
             continue
         except OSError as error:
             log.error("%s cannot be read: %s; it is tried again at the next start", path, error)
+            unread.append(path)
             continue
         if len(content) > most:
             parsed = LegacyFile(torrents=(), problems=(f"it is larger than {most} bytes",))

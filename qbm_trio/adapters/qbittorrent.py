@@ -138,6 +138,9 @@ class Qbittorrent:
         changes = await self._list(lambda api: changes_of(api.sync_maindata(next(numbers))))
         if changes.whole:
             self._index = {}
+        elif changes.removed:  # else it would grow for as long as the session lasts
+            gone = changes.removed
+            self._index = {key: id for key, id in self._index.items() if id not in gone}
         for id, fields in changes.torrents.items():
             self._index.update(dict.fromkeys(keys_in(id, fields), id))
         return changes
@@ -171,10 +174,10 @@ class Qbittorrent:
             TorrentUnknown: qBittorrent does not have it.
         """
         _check(id)
-        rows = await self._read(lambda api: api.torrents_info(torrent_hashes=id))
-        for row in rows_of(rows):
-            if row["hash"] == id:
-                torrent = torrent_of(row)
+        for torrent in await self._read(
+            lambda api: tuple(map(torrent_of, rows_of(api.torrents_info(torrent_hashes=id))))
+        ):
+            if torrent.id == id:
                 self._index.update(dict.fromkeys(torrent.hashes, id))
                 return torrent
         raise TorrentUnknown(f"qBittorrent has no torrent {id}")

@@ -265,10 +265,15 @@ class Jobs:
         *,
         delay_s: float,
         attempts: int | None = None,
+        expected: JobState | None = None,
     ) -> Job:
         """Put a job aside until ``delay_s`` from now, or until its reason is gone.
 
         ``attempts`` is how many have failed; None: this wait is no failure.
+
+        Raises:
+            WrongState: it is not ``expected`` any more. One that was cancelled and retried is
+                in line again: put aside by its last worker, nobody would take it up.
         """
         now = self._clock()
         changes: dict[str, object] = {
@@ -278,7 +283,7 @@ class Jobs:
         }
         if attempts is not None:
             changes["attempts"] = attempts
-        return await self._move(job_id, Event.WAIT, changes, now=now)
+        return await self._move(job_id, Event.WAIT, changes, now=now, expected=expected)
 
     async def due(self, job_id: JobId) -> Job:
         """The wait is over: back into line."""
@@ -318,12 +323,16 @@ class Jobs:
     # -- keeping step
 
     async def _move(
-        self, job_id: JobId, event: Event, changes: Mapping[str, object], now: float | None = None
+        self,
+        job_id: JobId,
+        event: Event,
+        changes: Mapping[str, object],
+        now: float | None = None,
+        expected: JobState | None = None,
     ) -> Job:
         at = self._clock() if now is None else now
-        return await self._write(
-            partial(ops.move, job_id=job_id, event=event, now=at, changes=changes)
-        )
+        move = partial(ops.move, job_id=job_id, event=event, now=at, changes=changes)
+        return await self._write(partial(move, expected=expected))
 
     async def _write(self, operation: Operation[Job], told: str = "") -> Job:
         done = partial(self._written, told=told)  # also when who asked is gone by then

@@ -47,9 +47,10 @@ async def take_legacy(
     """
     limiter = trio.CapacityLimiter(1)
     folder = journal.path.parent
-    files = await legacy_files.find(folder, limiter=limiter)
+    files, unread = await legacy_files.find(folder, limiter=limiter)
     if not files:
-        await journal.do(partial(_note, keys=()))  # killed just before, it did not get there
+        if not unread:
+            await journal.do(partial(_note, keys=()))  # killed just before, it did not get there
         return
     for file in files:
         for problem in file.content.problems:
@@ -67,7 +68,11 @@ async def take_legacy(
     # Also when a start before this one has taken them: it may have been killed right then.
     await save()
     kept = await legacy_files.rename_all(files, limiter=limiter)
-    await journal.do(partial(_note, keys=kept))
+    if unread:  # they may be among those that were taken before and kept their names
+        renamed = {file.key for file in files} - kept
+        await journal.do(lambda connection: _note(connection, keys=_known(connection) - renamed))
+    else:
+        await journal.do(partial(_note, keys=kept))
     log.info(
         "took over %d torrents of the old tool (%d were running) from %d files; %d of these are "
         "not valid, or not all that is in them, and are now called *%s",
@@ -81,12 +86,12 @@ async def take_legacy(
 
 def _take(connection: Connection, *, files: Sequence[FoundFile], now: float) -> tuple[int, int]:
     """One commit: the jobs of all files that are new, and that they are taken."""
-    known = set(json.loads(journal_facts.meta(connection, TAKEN) or "[]"))
+    known = _known(connection)
     new = [file for file in files if file.key not in known]
     torrents = in_order(t for file in new for t in file.content.torrents)
     for torrent in torrents:
         _admit(connection, torrent, now)
-    _note(connection, keys={file.key for file in files})
+    _note(connection, keys=known | {file.key for file in files})
     return len(torrents), sum(torrent.running for torrent in torrents)
 
 
@@ -105,6 +110,10 @@ def _admit(connection: Connection, torrent: LegacyTorrent, now: float) -> None:
     )
     if torrent.running:
         journal_jobs.to_head(connection, job.id)
+
+
+def _known(connection: Connection) -> set[str]:
+    return set(json.loads(journal_facts.meta(connection, TAKEN) or "[]"))
 
 
 def _note(connection: Connection, *, keys: Collection[str]) -> None:

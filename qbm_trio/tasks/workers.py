@@ -226,13 +226,16 @@ class Workers:
             if not contact.reachable:
                 # No call for each of a thousand jobs: they are looked at when it is back.
                 await self._put_aside(
-                    job_id, WaitReason.QBITTORRENT, contact.problem or "not reached yet"
+                    job_id,
+                    WaitReason.QBITTORRENT,
+                    contact.problem or "not reached yet",
+                    expected=JobState.QUEUED,
                 )
                 if self._client.contact.reachable:  # it came back during the commit
                     self._waits.wake(WaitReason.QBITTORRENT)
                 return
             job = await self._jobs.begin(job_id, scope.cancel)
-        except IllegalMove:
+        except (IllegalMove, WrongState):
             return  # cancelled, cleared or merged since it was taken
         except JournalUnwritable:
             await self._hand_back(job_id)
@@ -293,12 +296,15 @@ class Workers:
             )
 
     async def _put_aside(
-        self, job_id: JobId, reason: WaitReason, message: str, *, delay_s: float = LONGEST_DELAY_S
+        self,
+        job_id: JobId,
+        reason: WaitReason,
+        message: str,
+        *,
+        delay_s: float = LONGEST_DELAY_S,
+        expected: JobState = JobState.RUNNING,
     ) -> None:
-        try:
-            await self._jobs.wait(job_id, reason, message, delay_s=delay_s)
-        except IllegalMove:
-            return
+        await self._jobs.wait(job_id, reason, message, delay_s=delay_s, expected=expected)
         self._waits.add(job_id, reason, delay_s)
         # Once: a torrent that is not ready is looked at again every few seconds.
         level = logging.DEBUG if self._said.get(job_id) == message else logging.INFO
@@ -312,7 +318,12 @@ class Workers:
             return
         delay_s = backoff_s(attempts, jitter=random.random())
         await self._jobs.wait(
-            job_id, WaitReason.RETRY, str(error), delay_s=delay_s, attempts=attempts
+            job_id,
+            WaitReason.RETRY,
+            str(error),
+            delay_s=delay_s,
+            attempts=attempts,
+            expected=JobState.RUNNING,
         )
         self._waits.add(job_id, WaitReason.RETRY, delay_s)
         self._begun.discard(job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -31,7 +32,7 @@ from qbm_trio.adapters.journal_restore import BUILDING, BUILT, DAMAGED, open_jou
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.lifecycle import Event
-from qbm_trio.core.model import Job, JobId, JobState, Notification, TorrentId
+from qbm_trio.core.model import Job, JobId, JobState, Notification, OnConflict, TorrentId
 from qbm_trio.core.relocation import Event as Happened
 from qbm_trio.core.relocation import Relocation, RunId, Step
 from tests.rig.damage import DAMAGES, checkpoint, database, flip, wal
@@ -163,6 +164,36 @@ def aside(state: Path) -> list[str]:
 # -- every kind of damage
 
 
+def cut_off(path: Path) -> None:
+    """Leave a change as a kill does when there is no write-ahead log: half in the database."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in (
+            "PRAGMA journal_mode=DELETE",
+            "PRAGMA cache_size=1",  # pages are written before the commit
+            "BEGIN",
+            "CREATE TABLE half (done)",
+        ):
+            connection.execute(statement)
+        connection.executemany("INSERT INTO half VALUES (?)", [("x" * PAGE_BYTES,)] * 9)
+        files = {file: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+    assert set(files) == {path, path.with_name(f"{path.name}-journal")}
+    for file, content in files.items():
+        file.write_bytes(content)
+
+
+def test_what_a_kill_cuts_off_before_there_is_a_log_is_taken_back(
+    state: Path, tmp_path: Path
+) -> None:
+    """A first start, and the first after a restore, make a write-ahead log of none."""
+    checkpoint(state)
+    for folder, expected in ((tmp_path, set[str]()), (state, EVERYTHING)):
+        cut_off(database(folder))
+        with opened(folder) as journal:
+            assert journal.restored is None
+            assert set(alive(journal)) == expected
+            assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_what_a_kill_leaves_is_no_damage(state: Path) -> None:
     before = snapshot(state)
     require_whole(database(state))
@@ -287,6 +318,22 @@ def test_a_job_that_has_ended_since_the_recovery_point_is_done_again(state: Path
     flip(database(state), 0)
     with opened(state) as journal:
         assert hashes(2) <= set(alive(journal))
+
+
+async def test_the_consent_to_have_a_file_moved_is_not_restored(tmp_path: Path) -> None:
+    """The job may have ended since, and what stands there by now be a file of somebody else."""
+    async with running(tmp_path) as journal:
+        admit = partial(journal_jobs.admit, n=notification(1), job_id=job_id(1), now=1.0)
+        await journal.do(admit)
+        await journal.do(partial(journal_jobs.cancel, job_id=job_id(1), now=2.0))
+        again = partial(journal_jobs.again, job_id=job_id(1), on_conflict=OnConflict.SET_ASIDE)
+        await journal.do(partial(again, now=3.0))
+        await recovery_point.save(journal, now=1e9, limiter=trio.CapacityLimiter(1))
+        await journal.do(partial(journal_jobs.begin, job_id=job_id(1), now=4.0))
+        await journal.do(partial(journal_jobs.move, job_id=job_id(1), event=Event.FINISH, now=5.0))
+    flip(database(tmp_path), 0)
+    with opened(tmp_path) as journal:
+        assert alive(journal)[f"{1:040x}"].on_conflict is OnConflict.FAIL
 
 
 def test_what_ran_when_it_was_damaged_goes_first_though_no_recovery_point_has_it(
@@ -527,6 +574,14 @@ def test_facts_that_cannot_be_what_was_written_are_not_taken(state: Path, name: 
         assert journal_facts.meta(journal._connection, name) is None
 
 
+def test_the_first_start_is_still_known_where_the_instances_name_is_lost(state: Path) -> None:
+    """Else no lost hook of before would be found, with the jobs that can be read no more."""
+    with_facts(state, {**FACTS, "instance_id": "?"})
+    with opened(state) as journal:
+        name, since = journal_facts.instance(journal._connection, now=NOW)
+        assert (len(name), since) == (12, 17.5)
+
+
 def test_facts_of_the_recovery_point_go_before_those_of_the_damaged_journal(state: Path) -> None:
     with opened(state) as journal:
         journal_facts.set_meta(journal._connection, "first_run_at", "99.5")
@@ -606,6 +661,29 @@ def test_a_kill_at_any_step_of_a_restore_loses_nothing(
     else:
         pytest.fail("it never ended")
     assert kill > 5
+
+
+@pytest.mark.parametrize("stuck", [FILE_NAME, BUILT])
+def test_what_cannot_be_renamed_is_said_at_each_start_and_restored_once_it_can_be(
+    state: Path, stuck: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DAMAGES["garbage"](state)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == stuck:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self))
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        for _ in range(3):
+            with pytest.raises(JournalUnwritable, match=r"busy.*; look at the disk of STATE_DIR"):
+                open_journal(state, now=NOW)
+    with opened(state) as journal:
+        assert set(alive(journal)) == IN_THE_POINT
+        assert journal.restored is not None
+    assert not (state / BUILT).exists()
 
 
 # -- what is no damage

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -330,6 +331,42 @@ async def test_files_that_cannot_be_renamed_are_said_and_taken_once(
         assert all(path.suffix == ".migrated" for path in folder.iterdir())
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("what", ["the folder", "a file", "all files"])
+async def test_what_cannot_be_read_for_once_is_still_known_as_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    real_open, real_iterdir = os.open, Path.iterdir
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".queue") and (what == "all files" or hash_of(2) in str(path)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real_open(path, *args, **kwargs)
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        if self.name == "queue":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real_iterdir(self)
+
+    with mounted(tmp_path / "queue") as folder:
+        queue(tmp_path, 1, 2)
+        run("mount", "-o", "remount,ro", str(folder))
+        async with taken(tmp_path) as journal:
+            await journal.do(finish_all)
+        with monkeypatch.context() as patch:
+            if what == "the folder":
+                patch.setattr(Path, "iterdir", iterdir)
+            else:
+                patch.setattr(os, "open", refuse)
+            async with taken(tmp_path):
+                pass
+        run("mount", "-o", "remount,rw", str(folder))
+        async with taken(tmp_path) as journal:
+            assert await alive(journal) == []
+            assert await journal.do(partial(journal_facts.meta, name=TAKEN)) is None
+        assert len(migrated(tmp_path)) == 2
+
+
 async def test_one_that_cannot_be_read_is_left_for_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -366,6 +403,19 @@ async def test_a_journal_that_refuses_takes_nothing_and_renames_nothing(
             pass
     assert caught.group_contains(JournalUnwritable)
     assert names(tmp_path) == before
+
+
+async def test_a_start_whose_recovery_point_cannot_be_written_says_so(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    queue(state, 1)
+    before = names(state)
+    (state / ".recovery.part").mkdir()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with inside(tmp_path, client=FakeQbittorrent()):
+            pass
+    said = "^cannot start: the recovery point .* cannot be written: Is a directory; free space"
+    assert caught.group_contains(JournalUnwritable, match=said)
+    assert names(state) == before
 
 
 async def test_ten_thousand_files_are_taken_in_one_commit_and_soon(tmp_path: Path) -> None:

@@ -177,6 +177,21 @@ async def test_each_answer_has_its_error_and_its_sentence(
         assert client.reachable.value is (error is QbittorrentError)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'["words"]', b'[{"name": "a"}]', b'[{"hash": "%s"}]' % ID.encode(), b"[[]]", b"{}"],
+    ids=bytes.decode,
+)
+@pytest.mark.parametrize("call", ["torrent", "files"])
+async def test_what_tells_nothing_of_a_torrent_is_not_qbittorrents_answer(
+    call: str, body: bytes
+) -> None:
+    with client_of(lambda _: Reply(body=body)) as (client, _):
+        with pytest.raises(QbittorrentUnreachable, match="not qBittorrent's Web API"):
+            await getattr(client, call)(ID)
+        assert not client.contact.reachable
+
+
 @pytest.mark.parametrize("call", ["files", "export"])
 async def test_a_404_about_a_torrent_means_that_it_is_unknown(call: str) -> None:
     with client_of(lambda _: Reply(status=404)) as (client, _):
@@ -274,6 +289,20 @@ async def test_changes_that_are_asked_for_again_are_asked_for_whole() -> None:
         changes = await client.changes(7)
         assert [seen.form for seen in server.seen] == [{"rid": "7"}, {"rid": "0"}]
         assert (changes.number, changes.whole) == (8, True)
+
+
+async def test_the_hashes_of_what_was_removed_are_forgotten() -> None:
+    """A session can last for months."""
+    other = "e" * 40
+    answers = [
+        {"rid": 1, "torrents": {ID: {"infohash_v1": V1, "infohash_v2": V2}, other: {}}},
+        {"rid": 2, "torrents_removed": [ID]},
+    ]
+    with client_of(lambda _: Reply(body=json.dumps(answers.pop(0)).encode())) as (client, _):
+        await client.changes(0)
+        assert [client.known(key) for key in (ID, V1, V2, other)] == [ID, ID, ID, other]
+        await client.changes(1)
+        assert [client.known(key) for key in (ID, V1, V2, other)] == [None, None, None, other]
 
 
 async def test_changes_are_read_field_by_field_and_what_is_of_no_use_is_left_out() -> None:

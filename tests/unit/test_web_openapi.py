@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,7 +12,7 @@ import jsonschema
 import pytest
 
 from qbm_trio.core.model import JobState
-from qbm_trio.web import notification
+from qbm_trio.web import notification, openapi, routes
 from qbm_trio.web.app import create_app
 from qbm_trio.web.bodies import FORM_BOOLEANS, as_model, read_fields
 from qbm_trio.web.messages import ApiError, Call
@@ -65,6 +66,26 @@ def test_it_says_what_it_is() -> None:
     assert DOCUMENT["openapi"] == "3.1.0"
     assert DOCUMENT["info"]["version"] == "1.2.3"
     assert json.loads(document_json("1.2.3")) == DOCUMENT
+
+
+async def test_it_is_made_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a sixth of a second, in which notifications would wait."""
+    threads: list[int] = []
+
+    def made(version: str) -> dict[str, Any]:
+        threads.append(threading.get_ident())
+        return DOCUMENT
+
+    monkeypatch.setattr(openapi, "document", made)
+    document_json.cache_clear()
+    route = next(route for route in ROUTES if route.path == "/openapi.json")
+    try:
+        reply = await routes.answer(route, backend(StandIn()), Call(headers={}))
+    finally:
+        document_json.cache_clear()
+    assert json.loads(reply.body) == DOCUMENT
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
 
 
 def test_only_health_needs_no_key() -> None:

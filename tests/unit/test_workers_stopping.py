@@ -12,8 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from qbm_trio.core.errors import (
     DestinationConflict,
     DiskError,
+    FailingDisk,
     JournalUnwritable,
     MustWait,
+    QbittorrentUnreachable,
     WrongState,
 )
 from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, WaitReason
@@ -118,6 +120,40 @@ async def test_a_job_that_fails_in_the_instant_it_is_cancelled_stays_cancelled(
         assert (world.discarded, world.workers.running) == ([job_id], {})
         world.work = world.quick
         await world.until(await world.accept(2), JobState.DONE)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        DiskError("x"),
+        DestinationConflict("x"),
+        FailingDisk("x"),
+        MustWait("x", reason=WaitReason.SPACE),
+        QbittorrentUnreachable("x"),
+    ],
+    ids=lambda trouble: type(trouble).__name__,
+)
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_the_trouble_of_an_attempt_that_was_cancelled_says_nothing_of_the_retry(
+    autojump_clock: MockClock, tmp_path: Path, concurrency: int, trouble: Exception
+) -> None:
+    """A disk that hangs has its error ready long after the job was cancelled and retried."""
+
+    async def work(running: Running) -> Outcome:
+        world.work = world.quick
+        with trio.CancelScope(shield=True):
+            await world.jobs.cancel(running.job.id)
+            await world.jobs.retry(running.job.id, on_conflict=OnConflict.FAIL)
+            await trio.sleep(60)
+        raise trouble
+
+    async with a_world(tmp_path, concurrency=concurrency) as world:
+        world.work = work
+        job_id = await world.accept(1)
+        with trio.fail_after(62):
+            done = await world.until(job_id, JobState.DONE)
+        assert done.attempts == 0
+        assert len(world.begun) == 2
 
 
 @pytest.mark.parametrize("how", ["clear", "cancel"])
