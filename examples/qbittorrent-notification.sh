@@ -156,6 +156,9 @@ esac
 url=${QBM_URL:-http://$host:${HTTP_PORT:-8081}}
 url=${url%/}
 url=${url%/notify/torrent-finished}/notify/torrent-finished
+case $url in
+*@*) finish 2 "QBM_URL cannot be used: it must not hold a user name or a password" ;;
+esac
 
 case ${QBM_RETRY_PERCENT:=100} in
 *[!0-9]*) finish 2 "QBM_RETRY_PERCENT is not a whole number: $QBM_RETRY_PERCENT" ;;

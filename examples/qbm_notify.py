@@ -494,12 +494,12 @@ class Service:
         self.url = settings.url()
         self._key = os.fsencode(settings.key())
         try:
+            if "@" in self.url:
+                self.url = "QBM_URL"  # for it is printed
+                raise ValueError("it must not hold a user name or a password")
             parts = urlsplit(self.url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("it must look like http://127.0.0.1:8081")
-            if parts.username or parts.password:
-                self.url = "QBM_URL"
-                raise ValueError("it must not hold a user name or a password")
             kind = http.client.HTTPConnection
             self._connect = kind if parts.scheme == "http" else http.client.HTTPSConnection
             self._host, self._port = parts.hostname, parts.port

@@ -185,6 +185,7 @@ class Service:
             self.client,
             self.tiering.work,
             self.tiering.discard,
+            self.tiering.staged,
             concurrency=settings.max_concurrent_processes,
             attempts_allowed=settings.copy_retry_attempts,
         )
@@ -306,10 +307,8 @@ class Service:
             if self._settings.dry_run:
                 nursery.start_soon(describe_jobs, self.jobs, self.tiering, self.client)
                 return
-            await self.tiering.clean()
+            await nursery.start(self.workers.sweep, lambda: self.tiers.usable)
             nursery.start_soon(self.waits.wake_for_space, lambda: self.workers.job_ended)
-            nursery.start_soon(self.workers.sweep)
-            nursery.start_soon(self.workers.sweep_again, lambda: self.tiers.usable)
             try:
                 await self.workers.run()
             finally:

@@ -25,7 +25,16 @@ from ..core.model import (
 )
 from . import journal_checkpoints
 from .journal_facts import count
-from .journal_job_queries import ALIVE, COLUMNS, alive, alive_with, get, job_of, select
+from .journal_job_queries import (
+    ALIVE,
+    COLUMNS,
+    alive,
+    alive_with,
+    get,
+    job_of,
+    next_end,
+    select,
+)
 
 COUNTED: Final = {
     Event.FINISH: "torrents_processed",
@@ -110,7 +119,7 @@ def move(
     if state is not JobState.RUNNING:
         columns["phase"] = None
     if state not in ACTIVE:
-        columns |= {"finished_at": now, "head": 0}
+        columns |= {"finished_at": now, "end_seq": next_end(connection), "head": 0}
         journal_checkpoints.forget(connection, job_id)
     return _update(connection, job_id, columns)
 
@@ -222,6 +231,7 @@ def again(
             "error": None,
             "error_code": None,
             "finished_at": None,
+            "end_seq": None,
         },
     )
 

@@ -127,6 +127,16 @@ MIGRATIONS: Final = (
     """
     CREATE INDEX jobs_by_end ON jobs (finished_at, seq) WHERE finished_at IS NOT NULL;
     """,
+    # In which order they ended: a wall clock that is put back would mix them up.
+    """
+    ALTER TABLE jobs ADD COLUMN end_seq INTEGER;
+    UPDATE jobs SET end_seq = ended.number FROM (
+        SELECT seq, row_number() OVER (ORDER BY finished_at, seq) AS number
+        FROM jobs WHERE finished_at IS NOT NULL
+    ) AS ended WHERE ended.seq = jobs.seq;
+    DROP INDEX jobs_by_end;
+    CREATE INDEX jobs_by_end ON jobs (end_seq) WHERE end_seq IS NOT NULL;
+    """,
 )
 
 VERSION: Final = len(MIGRATIONS)

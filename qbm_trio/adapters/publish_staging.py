@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 import trio
 
 from ..core.errors import JobError, MustWait, UnsafePath
+from ..core.model import JobId
 from . import disk_aliases, disk_calls
 from .disk_errors import write_error
 from .disk_paths import deepest_existing, resolve_beneath
@@ -226,33 +227,24 @@ def _notes(home: Path, base: Path) -> Iterator[Path]:
 # -- cleaning ----------------------------------------------------------------
 
 
-async def clean_staging(
-    base: Path,
-    *,
-    instance_id: str,
-    keep_job_ids: Collection[str],
-    limiter: trio.CapacityLimiter,
-) -> list[str]:
-    """Remove this instance's staging of all jobs but those to keep.
-
-    Links are not followed, other instances' staging is not touched, and published
-    files are safe even where a crash left them linked in staging too.
-
-    Returns:
-        The ids of the jobs whose staging was removed.
+async def list_staging(
+    base: Path, *, instance_id: str, limiter: trio.CapacityLimiter
+) -> list[JobId]:
+    """The jobs that have staging, of this instance alone. What is no folder, or a link, is none.
 
     Raises:
         MustWait, DiskError: the system refused.
     """
-    return await trio.to_thread.run_sync(
-        partial(_clean, base, instance_id, keep_job_ids), limiter=limiter
-    )
+    return await trio.to_thread.run_sync(partial(_list, base, instance_id), limiter=limiter)
 
 
 async def discard_staging(
     base: Path, *, instance_id: str, job_id: str, limiter: trio.CapacityLimiter
 ) -> None:
     """Remove one job's staging, wherever it lies. Harmless when there is none.
+
+    Links are not followed, and published files are safe even where a crash left them linked
+    in staging too.
 
     Raises:
         MustWait, DiskError: the system refused.
@@ -267,20 +259,16 @@ async def discard_staging(
     await trio.to_thread.run_sync(call, limiter=limiter)
 
 
-def _clean(base: Path, instance_id: str, keep_job_ids: Collection[str]) -> list[str]:
+def _list(base: Path, instance_id: str) -> list[JobId]:
     try:
-        real_base = Path(os.path.realpath(base))
-        own = real_base / STAGING_NAME / instance_id
+        own = Path(os.path.realpath(base)) / STAGING_NAME / instance_id
         if not _PLAIN.fullmatch(instance_id) or not _is_own_folder(own):
             return []
-        removed = []
-        for name in sorted(os.listdir(own)):
-            trio.from_thread.check_cancelled()
-            if name not in keep_job_ids and _is_own_folder(own / name):
-                _discard(real_base, instance_id, name)
-                removed.append(name)
+        names = sorted(os.listdir(own))
         _remove_empty(own, own.parent)
-        return removed
+        return [JobId(name) for name in names if _is_own_folder(own / name)]
+    except FileNotFoundError:
+        return []  # a job that ends right now has removed the folder, empty by then
     except OSError as error:
         raise write_error(error, base / STAGING_NAME) from error
 

@@ -97,7 +97,7 @@ class Observer:
         def read(connection: Connection) -> tuple[dict[str, int], list[Job], dict[JobState, int]]:
             return (
                 journal_facts.counters(connection),
-                queries.recent(connection, 20, now=now),
+                queries.recent(connection, 20),
                 queries.by_state(connection),
             )
 

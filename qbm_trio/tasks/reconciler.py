@@ -104,8 +104,8 @@ class Reconciler:
         self._begin_again = begin_again
         self._lost_row = lost_row
         self._relocations_known = relocations_known
-        # qBittorrent tells whole seconds.
-        self._first_run_at = floor(first_run_at) if first_run_at < inf else inf
+        self._first_run_at = first_run_at
+        self._began_s = trio.current_time()
         self._computing = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
         self._number = 0  #: of the last answer; 0 asks for everything
@@ -242,11 +242,13 @@ class Reconciler:
             self._whole_at_s = now_s
 
     def _rules(self) -> Rules:
+        now = self._jobs.now()
+        # The first run was not after the start of this one: the wall clock was put back.
+        began_at = now - (trio.current_time() - self._began_s)
+        first_run_at = floor(min(self._first_run_at, began_at))  # qBittorrent tells whole seconds
         # Older jobs are forgotten: that there was none cannot be told any more.
-        remembered_since = self._jobs.now() - self._policy.retention_s
-        return Rules(
-            roots=self._policy.roots, finished_after=max(self._first_run_at, remembered_since)
-        )
+        remembered_since = now - self._policy.retention_s
+        return Rules(roots=self._policy.roots, finished_after=max(first_run_at, remembered_since))
 
     async def _end_jobs(self) -> None:
         """End the jobs of torrents that were removed; what is on the HDD stays."""

@@ -15,9 +15,9 @@ import trio
 
 from ..adapters import journal_copies, journal_facts, journal_relocations
 from ..adapters.journal_restore import RESTORED_AT
-from ..core.errors import QbittorrentError
+from ..core.errors import QbittorrentError, UnsafePath
 from ..core.model import Torrent
-from ..core.placement import unmap_path
+from ..core.placement import destination_folder, unmap_path
 from ..core.relocation import Relocation, RunId, Step
 from ..core.space import RELOCATING_TAG
 from ..logs import subject
@@ -68,7 +68,7 @@ async def lost_row(outside: Outside, torrent: Torrent) -> Relocation | None:
     on_hdd = roots.on_hdd(root)
     if on_hdd is None:
         from_path: str | None = root if roots.on_ssd(root) is not None else None
-        to_path = roots.hdd_folder(copy.destination if copy else "")
+        to_path = roots.hdd_folder(copy.destination if copy else _destination(torrent))
     else:
         beside = str(PurePosixPath(roots.ssd) / on_hdd)
         from_path = copy.save_root if copy else unmap_path(beside, roots.path_mappings)
@@ -96,6 +96,14 @@ async def lost_row(outside: Outside, torrent: Torrent) -> Relocation | None:
         bytes=torrent.size_bytes,
         step=Step.LOCATING,
     )
+
+
+def _destination(torrent: Torrent) -> str:
+    """Where its copy must be if its category is as it was."""
+    try:
+        return str(destination_folder(torrent.category))
+    except UnsafePath:
+        return ""
 
 
 def _add(connection: Connection, *, rows: list[Relocation], now: float) -> list[Relocation]:

@@ -5,7 +5,7 @@ Asked anew each time: a plan is old as soon as it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from sqlite3 import Connection
@@ -20,12 +20,12 @@ from ..adapters.journal import Journal
 from ..adapters.journal_copies import CopyFile
 from ..adapters.looking import names_are_text
 from ..adapters.ssd_deletion import FileIdentity, JudgedFile, judge_files
-from ..adapters.ssd_files import UNFINISHED_SUFFIX, real_places
+from ..adapters.ssd_files import real_places
 from ..core.client import QbittorrentClient
-from ..core.errors import DiskError, JobError, MustWait, TorrentUnknown
+from ..core.errors import DiskError, Fatal, JobError, MustWait, SourceChanged, TorrentUnknown
 from ..core.model import TorrentId, WaitReason
 from ..core.placement import PlannedFile, plan_files
-from ..core.relocation import Event, Relocation
+from ..core.relocation import Relocation
 from ..core.roots import Roots
 from .published import published_files
 from .ssd_lists import Listed, SsdLists
@@ -98,41 +98,6 @@ class Proofs:
             NotAsPlanned: a place is not on its tier any more (other settings?).
         """
         return (await self._planned(row, anew=True))[1]
-
-    async def way_on(self, row: Relocation) -> Event:
-        """Where a relocation goes on of which nobody knows how far it is.
-
-        Returns:
-            ADVANCE: the SSD has all its wanted files, under their own names or as unfinished.
-            SLIPPED: it has not: only the HDD can. MOVED: and that is where it is, with nothing
-            left on the SSD that is known to be superfluous; sent back, it would take its
-            data along.
-
-        Raises:
-            NotAsPlanned: as `planned`.
-            MustWait: a tier is not mounted.
-        """
-        await self._tiers.require()
-        listed, planned = await self._planned(row, anew=True)
-        at_hdd = self._roots.is_below(listed.torrent.content_path, row.to_path)
-        wanted = [file for file in planned if file.wanted]
-        ssd, hdd = self._roots.ssd, self._roots.hdd
-        there = [False] * len(wanted)
-        for suffix in ("", UNFINISHED_SUFFIX):
-            both = [(Path(f"{ssd / f.on_ssd}{suffix}"), hdd / f.on_hdd) for f in wanted]
-            judged = await judge_files(both, limiter=self._tiers.ssd.limiter)
-            there = [was or now.file is not None for was, now in zip(there, judged, strict=True)]
-        await self._tiers.require()  # else it was not the disk that was looked at
-        if all(there):
-            return Event.ADVANCE
-        if at_hdd and not any(there):
-            return Event.MOVED
-        try:
-            await self.whole_copy(row)
-        except NotAsPlanned:
-            if at_hdd:
-                return Event.MOVED
-        return Event.SLIPPED
 
     async def whole_copy(self, row: Relocation) -> tuple[JudgedFile, ...]:
         """Prove that each file on the SSD, wanted or not, has its recorded copy on the HDD.
@@ -376,24 +341,53 @@ class Proofs:
         paths = {file.index: str(self._roots.hdd / file.on_hdd) for file in planned if file.wanted}
         real = await real_places(paths.values(), limiter=self._tiers.hdd.limiter)
         sought = {index: Path(real[p]) for index, p in paths.items() if real[p] in shared}
+        whole = await self._whole(row, planned, sought, sources={})
+        for index, path in sought.items():
+            if index not in whole:
+                raise CopyChanged(f"{path}, which another torrent has too, is not whole any more")
+
+    async def its_own(self, row: Relocation, on_ssd: Mapping[int, Path]) -> bool:
+        """Whether these files, by index, are the torrent's own, and not of another's same names.
+
+        So it is known if it has been tiered from there; else their piece hashes tell.
+
+        Raises:
+            MustWait, DiskError: they cannot be read now.
+        """
+        find = partial(journal_copies.find, torrent_id=row.torrent_id)
+        if await self._journal.do(find) is not None:
+            return True
+        _, planned = await self._planned(row)
+        try:
+            whole = await self._whole(row, planned, on_ssd, sources=on_ssd)
+        except (Fatal, SourceChanged):
+            return False
+        return on_ssd.keys() <= whole
+
+    async def _whole(
+        self,
+        row: Relocation,
+        planned: Sequence[PlannedFile],
+        sought: Mapping[int, Path],
+        *,
+        sources: Mapping[int, Path],
+    ) -> frozenset[int]:
+        """Which of these files, by index, are whole; see `identical`."""
         if not sought:
-            return
+            return frozenset()
         exported = await self._client.export(row.torrent_id)
         meta = await self._compute(partial(metainfo.parse, exported))
         items = [
             CopyItem(
                 index=file.index,
-                source=self._roots.ssd / file.on_ssd,
+                source=sources.get(file.index, self._roots.ssd / file.on_ssd),
                 size_bytes=file.size_bytes,
                 wanted=file.wanted,
                 staged=None,
             )
             for file in planned
         ]
-        whole = await identical(meta, items, sought, limiter=self._reading, nice=self._nice)
-        for index, path in sought.items():
-            if index not in whole:
-                raise CopyChanged(f"{path}, which another torrent has too, is not whole any more")
+        return await identical(meta, items, sought, limiter=self._reading, nice=self._nice)
 
     async def _compute(self, call: Callable[[], T]) -> T:
         return await compute(call, limiter=self._computing)

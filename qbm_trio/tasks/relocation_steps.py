@@ -27,6 +27,7 @@ from ..core.relocation_polls import (
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
 from .relocation_deletion import Deleted, Deletion
+from .relocation_locating import way_on
 from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
 from .relocation_settings import TorrentSettings
@@ -121,11 +122,14 @@ class Steps:
 
     async def _locate(self, row: Relocation) -> Result:
         """Go on from what is found: the step that was known, if any, may be long past."""
-        event = await self._proofs.way_on(row)
+        torrent = await self._watch.torrent(row.torrent_id)
+        event = await way_on(
+            row, torrent, roots=self._roots, tiers=self._tiers, proofs=self._proofs
+        )
         if event is Event.MOVED:
             await self._settings.run_as_before(row)
             await self._tag_as_moved(row)
-        return _said(event, "found half-way; by then its files on the SSD had gone")
+        return _said(event, f"found half-way; by then not all its files were at {row.from_path}")
 
     # -- forward
 

@@ -7,7 +7,7 @@ checkpoint is always forgotten first: it must never speak of files that are anot
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import trio
 from ..adapters import journal_checkpoints
 from ..adapters.journal import Journal
 from ..adapters.journal_checkpoints import Checkpoint
-from ..adapters.publish_staging import clean_staging, discard_staging, prepare_staging
+from ..adapters.publish_staging import discard_staging, list_staging, prepare_staging
 from ..core.errors import JobError
 from ..core.model import JobId
 from ..logs import subject
@@ -86,8 +86,8 @@ class Staging:
         finally:
             ended = True
 
-    async def drop(self, job_id: JobId) -> bool:
-        """Remove what a job has staged; whether nothing is left. A disk that refuses is no failure.
+    async def drop(self, job_id: JobId) -> None:
+        """Remove what a job has staged. A disk that refuses is no failure.
 
         Of a disk that is away nothing is forgotten: what is staged there may be of use.
         """
@@ -103,24 +103,17 @@ class Staging:
         except JobError as error:
             # The job's next try empties it; of one that has ended it is dropped later.
             log.warning("staging is left for now: %s", error, extra=subject(job_id=job_id))
-            return False
-        return True
 
-    async def clean(self, keep_job_ids: Collection[JobId]) -> None:
-        """At start: remove staging that belongs to no live job."""
+    async def staged(self) -> Sequence[JobId]:
+        """The jobs that have staged something, as far as the disk says: none while it is away."""
         try:
             await self._tiers.hdd.check()
-            removed = await clean_staging(
-                self._hdd,
-                instance_id=self._tiers.instance_id,
-                keep_job_ids=keep_job_ids,
-                limiter=self._tiers.hdd.limiter,
+            return await list_staging(
+                self._hdd, instance_id=self._tiers.instance_id, limiter=self._tiers.hdd.limiter
             )
         except JobError as error:
-            log.warning("staging was not cleaned: %s", error)
-        else:
-            if removed:
-                log.info("removed the staging of %d jobs that are gone", len(removed))
+            log.warning("staging is not looked at for now: %s", error)
+            return []
 
     async def _forget(self, job_id: JobId) -> None:
         await self._journal.do(partial(journal_checkpoints.forget, job_id=job_id))

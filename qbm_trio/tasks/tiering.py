@@ -192,14 +192,14 @@ class Tiering:
             + "verify and tag it"
         )
 
-    async def discard(self, job_id: JobId) -> bool:
-        """Drop a job's partial data; whether none is left. What is published stays."""
+    async def discard(self, job_id: JobId) -> None:
+        """Drop a job's partial data. What is published stays."""
         self._planner.forget(job_id)
-        return await self._staging.drop(job_id)
+        await self._staging.drop(job_id)
 
-    async def clean(self) -> None:
-        """At start: remove staging that belongs to no live job."""
-        await self._staging.clean(self._jobs.live.ids())
+    async def staged(self) -> Sequence[JobId]:
+        """The jobs of which the HDD holds partial data; none while it is away."""
+        return await self._staging.staged()
 
     # -- copying
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -90,7 +90,8 @@ class Workers:
         waits: Waits,
         client: QbittorrentClient,
         work: Callable[[Running], Awaitable[Outcome | None]],
-        discard: Callable[[JobId], Awaitable[bool]],
+        discard: Callable[[JobId], Awaitable[None]],
+        staged: Callable[[], Awaitable[Collection[JobId]]],
         *,
         concurrency: int,
         attempts_allowed: int,
@@ -102,7 +103,8 @@ class Workers:
             waits: of the jobs that wait.
             client: qBittorrent.
             work: does one job; None: it was merged.
-            discard: drops its partial data; whether none is left.
+            discard: drops its partial data, if the disk lets it.
+            staged: the jobs that have partial data on the disk.
             concurrency: how many jobs may run at once.
             attempts_allowed: ``COPY_RETRY_ATTEMPTS``.
         """
@@ -111,6 +113,7 @@ class Workers:
         self._client = client
         self._work = work
         self._discard = discard
+        self._staged = staged
         self._limiter = trio.CapacityLimiter(concurrency)
         self._attempts_allowed = attempts_allowed
         self._taking = trio.CancelScope()
@@ -119,7 +122,6 @@ class Workers:
         self._begun: set[JobId] = set()  #: of which it was said, since they last failed
         self._said: dict[JobId, str] = {}  #: why each waiting job waits, as last logged
         self._failures: dict[JobId, int] = {}  #: of the disk under each job
-        self._littered: set[JobId] = set()  #: ended, with data that the disk did not drop
         self.running: dict[JobId, Running] = {}
         self.job_ended = trio.Event()  #: set, and replaced, whenever a job has ended
 
@@ -172,25 +174,43 @@ class Workers:
                 self.job_ended.set()
                 self.job_ended = trio.Event()
 
-    async def sweep(self) -> None:
-        """Drop what jobs left that were cleared or cancelled while they waited.
+    async def sweep(
+        self,
+        usable: Callable[[], trio.Event],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Drop the partial data of jobs that have ended. Runs until cancelled.
 
-        Runs until cancelled; what it does not come to is removed at the next start.
+        At once what the disk still has of an earlier life of the service: ``nursery.start``
+        returns after it, for it may hold the room that jobs need. Then that of jobs that are
+        cleared or cancelled while they wait; and what a disk did not drop, when one is back.
         """
-        async for job_id in self._jobs.left_behind:
-            await self._clear_up(job_id)
-
-    async def sweep_again(self, usable: Callable[[], trio.Event]) -> None:
-        """Drop what could not be dropped, whenever a disk is back. Runs until cancelled."""
-        while True:
-            await usable().wait()
-            for job_id in tuple(self._littered):
-                self._littered.discard(job_id)
+        back = usable()
+        await self._clear_up_staged()
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sweep_again, back, usable)
+            async for job_id in self._jobs.left_behind:
                 await self._clear_up(job_id)
+
+    async def _sweep_again(self, back: trio.Event, usable: Callable[[], trio.Event]) -> None:
+        while True:
+            await back.wait()
+            back = usable()
+            await self._clear_up_staged()
+
+    async def _clear_up_staged(self) -> None:
+        # A job that is accepted from here on is not among them.
+        left = [job_id for job_id in await self._staged() if self._jobs.live.get(job_id) is None]
+        if left:
+            log.info("removing the partial data of %d jobs that are gone", len(left))
+        for job_id in left:
+            await self._clear_up(job_id)
 
     async def _clear_up(self, job_id: JobId) -> None:
         if self._jobs.live.get(job_id) is not None:
-            return  # retried: that may run for hours, and clears up itself
+            return  # its own: that may run for hours, and clears up itself
         with lines_about(subject(job_id=job_id)):
             async with self._turn(job_id):
                 if self._jobs.live.get(job_id) is None:
@@ -337,11 +357,10 @@ class Workers:
 
     async def _drop_partial_data(self, job_id: JobId) -> None:
         try:
-            if not await self._discard(job_id):
-                self._littered.add(job_id)
+            await self._discard(job_id)
         except Exception:
             # A bug, since `discard` keeps a disk's troubles to itself; the job has ended.
-            log.exception("a bug: partial data stays until the next start")
+            log.exception("a bug: partial data stays for now")
 
     async def _interrupted(self, job_id: JobId) -> None:
         """Record that the drain stopped a job. If this fails, recovery does the same."""

@@ -28,6 +28,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
+from .gate import SMALL_BODY_BYTES
 from .lane import Lane
 from .protocol import Http1
 
@@ -41,6 +42,7 @@ class Limits:
 
     connections: int = 512  #: at once; beyond it one that waits for its client gives way
     patience_s: float = 0.25  #: how long it must have waited for that
+    large_bodies: int = 16  #: of more than `SMALL_BODY_BYTES`, read at once; others wait
     idle_s: float = 60.0  #: a connection kept without a request
     head_s: float = 10.0  #: from the first byte of a request to the end of its headers
     body_s: float = 30.0  #: from there to the end of its body
@@ -62,6 +64,7 @@ class Connection:
         context: WorkerContext,
         lane: Lane | None,
         limits: Limits,
+        large_bodies: trio.CapacityLimiter,
         on_idle: Callable[[], None],
         on_request: Callable[[], None],
     ) -> None:
@@ -71,6 +74,9 @@ class Connection:
         self._context = context
         self._lane = lane
         self._limits = limits
+        self._large_bodies = large_bodies
+        self._has_turn = False  #: to read more than a small body
+        self._taken_bytes = 0  #: of the request that is being read
         self._on_idle = on_idle
         self._on_request = on_request
         self._closing = False
@@ -112,6 +118,7 @@ class Connection:
             with self._whole:
                 await self._serve(client, server)
         finally:
+            self._end_turn()
             await trio.aclose_forcefully(self._stream)
 
     async def _serve(self, client: tuple[str, int] | None, server: tuple[str, int] | None) -> None:
@@ -153,15 +160,34 @@ class Connection:
         while True:
             self._set_deadline()
             try:
-                data = await self._stream.receive_some(_RECEIVE_BYTES)
+                data = await self._receive()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             self._reader.deadline = inf
-            await http.handle(RawData(bytes(data)))
+            await http.handle(RawData(data))
             if not data:
                 # The client may have ended its side only, and wait for the answer.
                 await http.settled()
                 return
+
+    async def _receive(self) -> bytes:
+        """What comes next; more than a small body only in its turn.
+
+        All that clients may send at once would not fit into a container's memory.
+        """
+        small_bytes = SMALL_BODY_BYTES - self._taken_bytes
+        if small_bytes <= 0 and not self._has_turn:
+            await self._large_bodies.acquire_on_behalf_of(self)
+            self._has_turn = True
+        data = await self._stream.receive_some(_RECEIVE_BYTES if self._has_turn else small_bytes)
+        self._taken_bytes += len(data)
+        return bytes(data)
+
+    def _end_turn(self) -> None:
+        self._taken_bytes = 0
+        if self._has_turn:
+            self._has_turn = False
+            self._large_bodies.release_on_behalf_of(self)
 
     def _set_deadline(self) -> None:
         """How long the reading may wait, as things are now.
@@ -206,6 +232,7 @@ class Connection:
         elif isinstance(event, Updated):
             self._head_deadline = None
             if event.idle:
+                self._end_turn()
                 self.idle_since = trio.current_time()
                 self._set_deadline()
                 self._on_idle()

@@ -140,6 +140,7 @@ class _Server:
             else None
         )
         self._limits = limits
+        self._large_bodies = trio.CapacityLimiter(limits.large_bodies)
         self._count_request = backend.count_request
         self._connections: set[Connection] = set()
         self._room: trio.Event | None = None  #: while the acceptor waits
@@ -167,6 +168,7 @@ class _Server:
                 context=self._context,
                 lane=self._lane,
                 limits=self._limits,
+                large_bodies=self._large_bodies,
                 on_idle=self._changed,
                 on_request=self._count_request,
             )

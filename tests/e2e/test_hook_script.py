@@ -347,6 +347,25 @@ def test_the_url_may_be_short_or_whole_and_a_proxy_is_not_asked(hook: Hook, end:
     assert server.seen[0].path == "/qbm/notify/torrent-finished"
 
 
+def test_a_password_in_the_url_is_refused_and_never_shown(hook: Hook, tmp_path: Path) -> None:
+    log = tmp_path / "hook.log"
+    with serving(lambda _: ACCEPTED) as server:
+        at = f"127.0.0.1:{server.port}"
+        for url in (
+            f"http://user:secret@{at}",
+            f"user:secret@{at}",
+            f"ftp://user:secret@{at}/",
+            f"http://user:1/secret@{at}",
+            f"http://user:secret@[{at}",
+        ):
+            env = {"QBM_URL": url, "HTTP_API_KEY": KEY, "QBM_HOOK_LOG": str(log)}
+            done = hook.run(env)
+            assert done.status == 2
+            assert "QBM_URL cannot be used: it must not hold a user name" in done.line
+            assert "secret" not in done.line + log.read_text()
+    assert server.seen == []
+
+
 # -- trying again -----------------------------------------------------------
 
 

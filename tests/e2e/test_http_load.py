@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.rig.site import (
     KEY,
     NOTIFY,
     StandIn,
+    Wire,
     backend,
     notification,
     raw,
@@ -87,6 +89,53 @@ async def test_clients_that_send_their_bodies_slowly_do_not_keep_others_out(
         assert await first.ends()
         assert not await second.ends(within_s=0.05)
         assert len(jobs.arrived) == 1
+
+
+LARGE = raw("POST", NOTIFY, body=b"{}".ljust(2**20))  #: as large as it may be, and refused
+
+
+@LANES
+async def test_large_bodies_are_read_in_turn_and_each_is_answered(fast_lane: bool) -> None:
+    answered: list[Wire] = []
+    async with (
+        site_on(backend(StandIn()), fast_lane=fast_lane, limits=Limits(large_bodies=2)) as site,
+        AsyncExitStack() as stack,
+    ):
+
+        async def send(wire: Wire) -> None:
+            await wire.send(LARGE)
+            assert (await wire.answer()).status == 422
+            answered.append(wire)
+
+        wires = [await stack.enter_async_context(site.wire()) for _ in range(10)]
+        with trio.fail_after(DEADLINE_S):
+            for _ in range(2):  # all stay connected
+                async with trio.open_nursery() as nursery:
+                    for wire in wires:
+                        nursery.start_soon(send, wire)
+        assert len(answered) == 20
+
+
+@LANES
+@pytest.mark.parametrize("leaves", [False, True], ids=["stalls", "leaves"])
+async def test_who_sends_a_large_body_slowly_keeps_out_only_large_ones_and_not_for_long(
+    fast_lane: bool, leaves: bool
+) -> None:
+    limits = Limits(large_bodies=1, body_s=10 * DEADLINE_S if leaves else 0.3)
+    async with site_on(backend(StandIn()), fast_lane=fast_lane, limits=limits) as site:
+        async with site.wire() as slow:
+            await slow.send(LARGE[:100_000])
+            async with site.wire() as waiting:
+                await waiting.send(LARGE[:100_000])
+                assert (await site.notify(notification(1))).status == 202
+                if not leaves:
+                    assert [(await w.answer()).code for w in (slow, waiting)] == [
+                        "body_timeout"
+                    ] * 2
+        with trio.fail_after(DEADLINE_S):
+            async with site.wire() as next_one:
+                await next_one.send(LARGE)
+                assert (await next_one.answer()).status == 422
 
 
 async def test_a_client_that_does_not_read_its_answers_gives_way() -> None:

@@ -83,12 +83,17 @@ def resident(service: Service) -> int:
     return int(found[1]) * 1024
 
 
-def open_crowd(service: Service, sends: bytes, stack: ExitStack) -> None:
+def connected(service: Service, number: int, stack: ExitStack) -> Iterator[socket.socket]:
     port = int(service.url.rpartition(":")[2])
-    for _ in range(CROWD):
+    for _ in range(number):
         client = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
         stack.enter_context(client)
         client.setblocking(False)
+        yield client
+
+
+def open_crowd(service: Service, sends: bytes, stack: ExitStack) -> None:
+    for client in connected(service, CROWD, stack):
         # As much as the service takes; the rest would wait for ever.
         with suppress(BlockingIOError, ConnectionError):
             client.send(sends)
@@ -104,6 +109,31 @@ def notify_on_its_own(service: Service, n: int) -> float:
         answer = client.recv(65536)
     assert re.match(rb"HTTP/1.1 20[02] ", answer), answer
     return time.monotonic() - began
+
+
+LARGE = 300  #: bodies of almost 1 MiB at once, of clients that have the key
+MOST_LARGE_BYTES = 96 * 2**20  #: for all of them; a container may have 256 MiB
+LARGE_ROUNDS = 40
+
+
+@pytest.mark.parametrize("path", [NOTIFY, "/queue/clear"])
+def test_large_bodies_are_not_all_held_at_once(service: Service, path: str) -> None:
+    head = request("POST", path, f"{KEYED}Content-Length: {2**20}\r\n")
+    sent = memoryview(head + b"x" * (2**20 - 1))
+    service.http.get("/openapi.json")
+    bytes_before, most_bytes, took = resident(service), 0, 0.0
+    with ExitStack() as stack:
+        clients = dict.fromkeys(connected(service, LARGE, stack), 0)
+        for n in range(LARGE_ROUNDS):
+            for client, position in clients.items():
+                with suppress(BlockingIOError):
+                    clients[client] += client.send(sent[position:])
+            took = max(took, notify_on_its_own(service, n))
+            most_bytes = max(most_bytes, resident(service) - bytes_before)
+    figures = f"{path}: {most_bytes / 2**20:.0f} MiB, slowest notification {took:.2f} s"
+    assert min(clients.values()) >= len(head) + 2**16, figures
+    assert most_bytes <= MOST_LARGE_BYTES, figures
+    assert took < SLOWEST_S, figures
 
 
 @pytest.mark.parametrize("crowd", CROWDS)

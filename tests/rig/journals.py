@@ -40,13 +40,14 @@ def fill(state_dir: Path, counts: Mapping[JobState, int], *, now: float) -> None
             waits = state is JobState.WAITING
             ended_at = None if state in ACTIVE else now - n
             until = (WaitReason.RETRY, now + LONGEST_DELAY_S) if waits else (None, None)
-            rows.append((f"{n:016x}", f"{n:040x}", f"Torrent {n}", state, *until, ended_at, now))
+            ended = (ended_at, ended_at and -n)
+            rows.append((f"{n:016x}", f"{n:040x}", f"Torrent {n}", state, *until, *ended, now))
     try:
         journal._connection.execute("BEGIN")  # else each row would be synced by itself
         journal._connection.executemany(
             "INSERT INTO jobs (id, hash, name, category, priority, state, wait_reason, next_at,"
-            " finished_at, accepted_at, updated_at)"
-            " VALUES (?, ?, ?, 'movies', 0, ?, ?, ?, ?, ?8, ?8)",
+            " finished_at, end_seq, accepted_at, updated_at)"
+            " VALUES (?, ?, ?, 'movies', 0, ?, ?, ?, ?, ?, ?9, ?9)",
             rows,
         )
         journal._connection.execute("COMMIT")

@@ -31,14 +31,16 @@ class World:
         self.client = FakeQbittorrent()
         self.begun: list[tuple[JobId, float]] = []
         self.discarded: list[JobId] = []
+        self.staged: list[JobId] = []  #: the jobs of which the disk has partial data
         self.work: Work = self.quick
-        self.discard: Callable[[JobId], Awaitable[bool]] = self.drop
+        self.discard: Callable[[JobId], Awaitable[None]] = self.drop
         self.workers = Workers(
             self.jobs,
             self.waits,
             self.client,
             self._begin,
             lambda job_id: self.discard(job_id),
+            self.list_staged,
             concurrency=concurrency,
             attempts_allowed=3,
         )
@@ -56,9 +58,11 @@ class World:
         await trio.sleep_forever()
         raise AssertionError
 
-    async def drop(self, job_id: JobId) -> bool:
+    async def drop(self, job_id: JobId) -> None:
         self.discarded.append(job_id)
-        return True
+
+    async def list_staged(self) -> list[JobId]:
+        return list(self.staged)
 
     async def accept(self, n: int, *, priority: int = 0) -> JobId:
         return (await self.jobs.accept(Notification(hash=f"{n:040x}", priority=priority))).job.id

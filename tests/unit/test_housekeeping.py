@@ -81,7 +81,7 @@ async def test_requests_are_saved_and_old_jobs_forgotten_again_and_again(
 
     async def kept() -> set[JobId]:
         def read(connection: sqlite3.Connection) -> list[Job]:
-            return journal_job_queries.recent(connection, 99, now=time.time())
+            return journal_job_queries.recent(connection, 99)
 
         return {job.id for job in await journal.do(read)}
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qbm_trio.adapters import journal_schema
+from qbm_trio.adapters import journal_job_queries, journal_jobs, journal_schema
 from qbm_trio.adapters.journal import FILE_NAME, Journal
 from qbm_trio.adapters.journal_facts import meta, set_meta
+from qbm_trio.core.model import JobId
 
 STEP = "ALTER TABLE meta ADD COLUMN note TEXT NOT NULL DEFAULT 'old'"
 
@@ -68,6 +69,30 @@ def test_a_new_journal_is_the_same_as_one_brought_up_to_date(
         with opened(state):
             pass
     assert version_and_tables(older) == version_and_tables(new)
+
+
+def test_jobs_that_ended_before_their_order_was_kept_are_in_that_of_their_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_schema, "MIGRATIONS", journal_schema.MIGRATIONS[:5])
+        patch.setattr(journal_schema, "VERSION", 5)
+        with opened(tmp_path) as connection:
+            connection.executemany(
+                "INSERT INTO jobs (id, hash, name, category, priority, state, accepted_at,"
+                " updated_at, finished_at) VALUES (?1, ?1, '', '', 0, ?2, 1, 1, ?3)",
+                [
+                    ("first", "done", 10),
+                    ("third", "failed", 30),
+                    ("alive", "queued", None),
+                    ("fourth", "cancelled", 30),
+                    ("second", "done", 20),
+                ],
+            )
+    with opened(tmp_path) as connection:
+        journal_jobs.cancel(connection, JobId("alive"), now=5)
+        recent = [job.id for job in journal_job_queries.recent(connection, 9)]
+    assert recent == ["alive", "fourth", "third", "second", "first"]
 
 
 def test_a_step_that_fails_halfway_leaves_nothing_and_the_steps_before_it_stand(

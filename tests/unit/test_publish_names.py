@@ -38,7 +38,7 @@ ODD = [
 async def prepare(base: Path, *names: str) -> list[Path]:
     destinations = [base / name for name in names]
     return await prepare_staging(
-        base, destinations, instance_id="i", job_id="j", keep=False, limiter=LIMITER
+        base, destinations, instance_id="i", job_id="j", require=lambda: None, limiter=LIMITER
     )
 
 

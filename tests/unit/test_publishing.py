@@ -20,8 +20,8 @@ from qbm_trio.adapters import disk_calls, disk_owner, publish_staging, publishin
 from qbm_trio.adapters.copy_write import Written
 from qbm_trio.adapters.publish_staging import (
     STAGING_NAME,
-    clean_staging,
     discard_staging,
+    list_staging,
     prepare_staging,
 )
 from qbm_trio.adapters.publishing import PublishItem, publish, set_aside, shortened, sync_adopted
@@ -507,7 +507,7 @@ async def test_staging_for_another_file_system_lies_beside_and_is_found_again(
     await rig.publish(again)
     rig.check_published()
     again[0].staged.write_bytes(b"left behind")
-    await clean_staging(rig.hdd, instance_id=ID, keep_job_ids=(), limiter=LIMITER)
+    await discard_staging(rig.hdd, instance_id=ID, job_id=JOB, limiter=LIMITER)
     assert not any(STAGING_NAME in path for path in rig.everything())
     rig.check_published()
 
@@ -556,7 +556,9 @@ async def test_renaming_is_tried_before_anything_is_copied(
     assert not [p for p in rig.everything() if "probe" in p]
 
 
-async def test_only_our_own_staging_of_ended_jobs_is_cleaned(rig: Rig, tmp_path: Path) -> None:
+async def test_only_our_own_staging_is_listed_and_that_of_one_job_discarded(
+    rig: Rig, tmp_path: Path
+) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_bytes(b"x")
@@ -566,13 +568,29 @@ async def test_only_our_own_staging_of_ended_jobs_is_cleaned(rig: Rig, tmp_path:
         (staging / path).write_bytes(b"x")
     (staging / ID / "old" / "link").symlink_to(precious)
     (staging / ID / "linked").symlink_to(precious)
-    removed = await clean_staging(rig.hdd, instance_id=ID, keep_job_ids={"kept"}, limiter=LIMITER)
-    assert removed == ["old"]
+    assert await list_staging(rig.hdd, instance_id=ID, limiter=LIMITER) == ["kept", "old"]
+    for job_id in ("old", "linked"):
+        await discard_staging(rig.hdd, instance_id=ID, job_id=job_id, limiter=LIMITER)
+    assert not (staging / ID / "old").exists()
     assert (staging / ID / "kept" / "1").exists()
     assert (staging / "other" / "old" / "1").exists()
     assert (precious / "file").exists()
-    assert await clean_staging(rig.hdd, instance_id="x", keep_job_ids=(), limiter=LIMITER) == []
-    assert await clean_staging(rig.hdd, instance_id="..", keep_job_ids=(), limiter=LIMITER) == []
+    assert await list_staging(rig.hdd, instance_id="x", limiter=LIMITER) == []
+    assert await list_staging(rig.hdd, instance_id="..", limiter=LIMITER) == []
+
+
+async def test_staging_that_another_job_removes_while_it_is_listed_is_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (rig.hdd / STAGING_NAME / ID).mkdir(parents=True)
+    real = os.listdir
+
+    def listdir(path: Path) -> list[str]:
+        publish_staging._remove_empty(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert await list_staging(rig.hdd, instance_id=ID, limiter=LIMITER) == []
 
 
 async def test_a_note_that_leads_out_of_the_tier_is_ignored(rig: Rig, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class Rig:
     begun: list[tuple[Relocation, Step]] = field(default_factory=list)
     busy: bool = False  #: space management cannot begin anything
     known: bool = True  #: which relocations are open
+    ahead_s: float = 0.0  #: by how much the wall clock is
 
     def add(self, name: str, **fields: object) -> TorrentId:
         """Add a torrent on the SSD that finished a moment ago; fields of `Torrent`."""
@@ -135,7 +136,9 @@ async def reconciling(
         await nursery.start(journal.run, trio.CapacityLimiter(1))
         try:
             fake = FakeQbittorrent()
-            jobs = Jobs(journal, JobQueue(capacity), clock=lambda: NOW)
+            jobs = Jobs(
+                journal, JobQueue(capacity), clock=lambda: NOW + trio.current_time() + rig.ahead_s
+            )
             begun: list[tuple[Relocation, Step]] = []
 
             async def begin_again(row: Relocation, *, at: Step) -> bool:
@@ -357,6 +360,18 @@ async def test_a_lost_hook_is_found_at_the_next_look(tmp_path: Path, mock_clock:
         assert await it.hashes() == [unfinished, id]
         await it.looks(3)
         assert len(await it.all_jobs()) == 2
+
+
+async def test_a_wall_clock_that_was_put_back_hides_no_lost_hook(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """By that clock, what finishes now did so before the service first ran."""
+    async with reconciling(tmp_path, mock_clock) as it:
+        it.ahead_s = -86_400.0
+        id = it.add("Lost", completed_at=NOW + it.ahead_s)
+        it.add("Old", completed_at=NOW + it.ahead_s - 1)
+        await it.look()
+        assert await it.hashes() == [id]
 
 
 async def test_a_full_queue_drops_nothing_that_is_found(

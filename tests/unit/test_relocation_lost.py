@@ -12,10 +12,10 @@ import pytest
 
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Step
-from qbm_trio.core.space import RELOCATING_TAG
+from qbm_trio.core.space import PIN_TAG, RELOCATING_TAG
 from qbm_trio.tasks import relocation_watch
 from tests.rig.inside import condition
-from tests.rig.shelves import FILES, Shelf, held, shelf
+from tests.rig.shelves import FILES, Shelf, held, said, shelf
 
 QUICK = "0.05"
 HALF = [Step.STOPPING, Step.REPOINTING, Step.CHECKING]
@@ -64,3 +64,58 @@ async def test_without_its_journal_it_goes_back_to_the_ssd_and_runs(
     shutil.rmtree(tmp_path / "state")
     async with shelf(tmp_path, monkeypatch, fake=it.fake, RECONCILE_INTERVAL_S=QUICK) as it:
         await assert_seeds_from_the_ssd(it, id_)
+
+
+@pytest.mark.parametrize("suffix", ["", ".!qB"])
+@pytest.mark.parametrize("step", [Step.CHECKING, Step.RESTORING])
+async def test_without_its_journal_it_is_not_sent_to_another_torrents_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step, suffix: str
+) -> None:
+    """Where it was on the SSD can only be guessed, and files of its names are there."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T", save="elsewhere")
+        it.add("T", tags=frozenset({PIN_TAG}))
+        await it.leave_free(0)
+        with held(monkeypatch, step) as hold:
+            it.space.trigger()
+            await hold.wait()
+        for path in (it.inside.ssd / "tv/T").iterdir():
+            path.rename(f"{path}{suffix}")
+        theirs = {path: path.read_bytes() for path in (it.inside.ssd / "tv/T").iterdir()}
+    shutil.rmtree(tmp_path / "state")
+    it.calls()
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, RECONCILE_INTERVAL_S=QUICK) as it:
+        await condition(lambda: RELOCATING_TAG not in it.fake.tags(id_))
+        await it.all_ended()
+        assert it.state(id_) == ("stalledUP", "hdd")
+        assert it.calls()["set_location"] == 0
+    assert {path: path.read_bytes() for path in theirs} == theirs
+    assert it.files("T", save="elsewhere") == set(FILES)
+
+
+@pytest.mark.parametrize("left", [{"b"}, set()], ids=["one file is left", "none is left"])
+async def test_without_its_journal_one_whose_files_have_gone_is_left_alone_and_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    left: set[str],
+) -> None:
+    """And a killed qBittorrent has forgotten the move: only its recheck could prove the copy."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.DELETING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            for name in FILES.keys() - left:
+                (it.inside.ssd / "tv/T" / name).unlink()
+            it.slip(id_)
+            it.fake.change(id_, tags=frozenset({RELOCATING_TAG}))
+    shutil.rmtree(tmp_path / "state")
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, RECONCILE_INTERVAL_S=QUICK) as it:
+        await condition(lambda: RELOCATING_TAG not in it.fake.tags(id_))
+        assert (await it.all_ended())["T"].step is Step.UNDONE
+        assert it.state(id_) == ("missingFiles", "ssd"), "started, it would be downloaded anew"
+        assert (it.files("T"), it.files("T", tier="hdd")) == (left, set(FILES))
+        (advice,) = [line for line in said(caplog) if "'T' is not started" in line]
+        assert f"set its location to {it.inside.hdd / 'tv'} in qBittorrent" in advice

@@ -11,10 +11,12 @@ import pytest
 import requests
 
 from qbm_trio.adapters.copying import CopyOptions
+from qbm_trio.adapters.disk import MARKER_NAME
 from qbm_trio.core.errors import QbittorrentUnreachable
-from qbm_trio.core.model import Verification
+from qbm_trio.core.model import Verification, WaitReason
 from qbm_trio.service import Service
 from qbm_trio.settings import load
+from qbm_trio.tasks import tiers
 from qbm_trio.tasks.tiering import Policy
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.fakes.web_server import Reply, Seen, serving
@@ -137,7 +139,11 @@ def test_the_process_takes_all_the_open_files_that_it_may_have(tmp_path: Path) -
     assert now[0] == (65536 if hard == resource.RLIM_INFINITY else min(65536, hard))
 
 
-async def test_a_start_removes_the_staging_of_jobs_that_are_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disk", ["there", "away at the start"])
+async def test_the_staging_of_jobs_that_are_gone_is_removed_once_the_disk_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    monkeypatch.setattr(tiers, "PROBE_INTERVAL_S", 0.05)
     async with inside(tmp_path, client=FakeQbittorrent()) as service:
         await condition(lambda: service.service.tiers.hdd.marker)
         staging = service.hdd / ".qbm-staging"
@@ -147,7 +153,15 @@ async def test_a_start_removes_the_staging_of_jobs_that_are_gone(tmp_path: Path)
     for folder in (own / "gone-job", own / alive.id, others):
         folder.mkdir(parents=True)
         (folder / "partial").write_bytes(b"data")
-    async with inside(tmp_path, client=FakeQbittorrent()):
+    marker, kept = service.hdd / MARKER_NAME, tmp_path / "kept"
+    if disk != "there":
+        marker.rename(kept)
+    async with inside(tmp_path, client=FakeQbittorrent()) as service:
+        if disk != "there":
+            job = await service.waits(await service.notify("cd" * 20))  # jobs run, so it began
+            assert job.wait_reason is WaitReason.TIER
+            assert (own / "gone-job" / "partial").exists()
+            kept.rename(marker)
         await condition(lambda: not (own / "gone-job").exists())
     assert (own / alive.id / "partial").exists()
     assert (others / "partial").exists()

@@ -210,7 +210,7 @@ async def test_trouble_inside_a_nursery_of_the_work_counts_as_the_trouble_it_is(
 async def test_a_bug_while_partial_data_is_removed_is_shown_and_ends_no_service(
     autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def stumble(job_id: JobId) -> bool:
+    async def stumble(job_id: JobId) -> None:
         raise KeyError("no such file")
 
     async with a_world(tmp_path) as world:
@@ -223,7 +223,7 @@ async def test_a_bug_while_partial_data_is_removed_is_shown_and_ends_no_service(
         await world.jobs.cancel(cancelled)
         world.work = world.quick
         await world.until(await world.accept(3), JobState.DONE)
-    assert caplog.text.count("partial data stays until the next start") == 2
+    assert caplog.text.count("partial data stays for now") == 2
     assert caplog.text.count("in stumble") == 2
 
 

@@ -161,7 +161,7 @@ async def test_a_job_that_ends_while_it_waits_leaves_no_partial_data(
     autojump_clock: MockClock, tmp_path: Path, how: str
 ) -> None:
     async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
-        nursery.start_soon(world.workers.sweep)
+        nursery.start_soon(world.workers.sweep, trio.Event)
         world.work = failing(MustWait("x", reason=WaitReason.TIER, delay_s=1e6))
         waiting = await world.accept(1)
         await world.until(waiting, JobState.WAITING)
@@ -185,9 +185,9 @@ async def test_what_a_disk_did_not_drop_is_dropped_when_a_disk_is_back(
 ) -> None:
     there, usable = False, trio.Event()
 
-    async def discard(job_id: JobId) -> bool:
+    async def discard(job_id: JobId) -> None:
         await world.drop(job_id)
-        return there
+        world.staged = [] if there else [job_id]
 
     async def back() -> None:
         nonlocal usable
@@ -196,8 +196,7 @@ async def test_what_a_disk_did_not_drop_is_dropped_when_a_disk_is_back(
         await wait_all_tasks_blocked()
 
     async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
-        nursery.start_soon(world.workers.sweep)
-        nursery.start_soon(world.workers.sweep_again, lambda: usable)
+        nursery.start_soon(world.workers.sweep, lambda: usable)
         world.discard = discard
         waits = MustWait("x", reason=WaitReason.TIER, delay_s=1e6)
         world.work = failing(waits if end == "cancelled" else DestinationConflict("x"))
@@ -222,12 +221,12 @@ async def test_what_a_disk_did_not_drop_stays_for_a_job_that_is_retried_meanwhil
 ) -> None:
     usable = trio.Event()
 
-    async def refuse(job_id: JobId) -> bool:
+    async def refuse(job_id: JobId) -> None:
         await world.drop(job_id)
-        return False
+        world.staged = [job_id]
 
     async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
-        nursery.start_soon(world.workers.sweep_again, lambda: usable)
+        nursery.start_soon(world.workers.sweep, lambda: usable)
         world.discard = refuse
         world.work = failing(DestinationConflict("x"))
         job_id = await world.accept(1)
@@ -240,6 +239,66 @@ async def test_what_a_disk_did_not_drop_stays_for_a_job_that_is_retried_meanwhil
         usable = trio.Event()
         await wait_all_tasks_blocked()
         assert world.discarded == [job_id]
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_what_the_disk_has_only_that_of_jobs_that_are_gone_is_dropped(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    gone = JobId("gone")
+    async with a_world(tmp_path, concurrency=2) as world, trio.open_nursery() as nursery:
+        world.work = failing(MustWait("x", reason=WaitReason.TIER, delay_s=1e6))
+        waiting = await world.accept(1)
+        await world.until(waiting, JobState.WAITING)
+        world.work = world.endless
+        running = await world.accept(2)
+        await wait_all_tasks_blocked()
+        world.staged = [running, waiting, gone]
+        await nursery.start(world.workers.sweep, trio.Event)  # a running job holds up nothing
+        assert world.discarded == [gone]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_that_comes_back_during_a_sweep_is_swept_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    usable = trio.Event()
+    later = ["second", "third"]
+
+    async def discard(job_id: JobId) -> None:
+        nonlocal usable
+        await world.drop(job_id)
+        world.staged = [JobId(later.pop(0))] if later else []
+        usable.set()
+        usable = trio.Event()
+
+    async with a_world(tmp_path) as world, trio.open_nursery() as nursery:
+        world.discard = discard
+        world.staged = [JobId("first")]
+        await nursery.start(world.workers.sweep, lambda: usable)
+        await wait_all_tasks_blocked()
+        assert world.discarded == ["first", "second", "third"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_job_that_is_retried_before_a_sweep_comes_to_it_is_left_alone(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async def discard(job_id: JobId) -> None:
+        await trio.sleep(3)
+        await world.drop(job_id)
+
+    async with a_world(tmp_path, concurrency=2) as world, trio.open_nursery() as nursery:
+        world.work, world.discard = world.endless, discard
+        job_id = await world.accept(1)
+        await wait_all_tasks_blocked()
+        await world.jobs.cancel(job_id)  # its worker clears up for 3 s
+        world.staged = [job_id]
+        nursery.start_soon(world.workers.sweep, trio.Event)
+        await wait_all_tasks_blocked()
+        await world.jobs.retry(job_id, on_conflict=OnConflict.FAIL)
+        await trio.sleep(10)
+        assert (world.discarded, list(world.workers.running)) == ([job_id], [job_id])
         nursery.cancel_scope.cancel()
 
 
@@ -259,10 +318,9 @@ async def test_a_retry_begins_only_after_the_cancelled_attempt_has_cleared_up(
                 await trio.sleep(0.4)  # a chunk of the copy
         raise AssertionError
 
-    async def discard(job_id: JobId) -> bool:
+    async def discard(job_id: JobId) -> None:
         await trio.sleep(3)
         events.append(("cleared up", trio.current_time()))
-        return True
 
     async with a_world(tmp_path, concurrency=3) as world:
         world.work, world.discard = slow_to_stop, discard
