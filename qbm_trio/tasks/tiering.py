@@ -226,13 +226,14 @@ class Tiering:
             staged = await self._stager.stage(
                 running.job.id, plan, seen, adopted=adopted, originals=originals
             )
-            progress.bytes_total, progress.bytes_done = staged.bytes_total, staged.kept_bytes
+            running.will_copy(staged.bytes_total, kept_bytes=staged.kept_bytes)
             await self._enter(running, Phase.COPYING, bytes_total=progress.bytes_total)
             with (
                 await self._room(running, seen),
                 self._staging.recording(running.job.id, staged.fingerprint) as record,
             ):
-                running.copy_begins()
+                if not self._copies.available_tokens:
+                    log.info("waits for its turn: another copy has the disk")
                 report = await copy_and_verify(
                     plan.metainfo,
                     staged.items,
@@ -241,6 +242,7 @@ class Tiering:
                     limiter=self._copies,
                     resume_at=staged.resume_at,
                     record=record,
+                    begins=running.copy_begins,
                 )
                 running.copy_ended()
             await self._publish(

@@ -50,10 +50,14 @@ class Running:
     began_at_trio: float = field(default_factory=trio.current_time)
     began_at_bytes: int = 0  #: copied by an earlier try, so not at this one's rate
 
+    def will_copy(self, total_bytes: int, *, kept_bytes: int) -> None:
+        """There are so many bytes to copy, and some of them are there from an earlier try."""
+        self.progress.bytes_total = total_bytes
+        self.progress.bytes_done = self.began_at_bytes = kept_bytes
+
     def copy_begins(self) -> None:
-        """Measure the rate from now: the copy begins, or goes on."""
+        """Measure the rate from now, and not while it waited for its turn."""
         self.began_at_trio = trio.current_time()
-        self.began_at_bytes = self.progress.bytes_done
         log.info("%d bytes to copy", self.progress.bytes_total - self.began_at_bytes)
 
     def copy_ended(self) -> None:

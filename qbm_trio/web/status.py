@@ -83,7 +83,10 @@ class ProcessStatus(Answer):
     bytes_total: int = Field(
         description="To copy; of a relocation, what its files occupy on the SSD."
     )
-    bytes_per_second: float = Field(description="0 for a relocation.")
+    bytes_per_second: float = Field(
+        description="Since the copy began. 0 while it waits for another to end "
+        "(MAX_CONCURRENT_COPY_OPERATIONS), and for a relocation."
+    )
     eta_seconds: float | None = Field(
         description="Until all is copied; null while unknown, and for a relocation."
     )
