@@ -33,6 +33,7 @@ from .adapters.state_dir import held
 from .core.client import QbittorrentClient
 from .core.errors import JournalUnwritable, QbmError
 from .core.model import WaitReason
+from .core.text import number
 from .logs import hide_secrets_in_tracebacks, logging_to
 from .settings import Settings
 from .tasks.checks import service_checks
@@ -241,10 +242,10 @@ class Service:
             ) from error
         service.waits.recover()
         log.info(
-            "qbm-trio %s, instance %s: %d jobs to do from %s",
+            "qbm-trio %s, instance %s: %s to do from %s",
             __version__,
             instance_id,
-            alive,
+            number(alive, "job"),
             journal.path,
         )
         return service

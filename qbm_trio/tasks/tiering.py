@@ -36,6 +36,7 @@ from ..core.errors import (
 )
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Torrent, WaitReason
 from ..core.placement import Place
+from ..core.text import number
 from ..logs import resolved
 from .destinations import Destinations
 from .hardlinks import Hardlinks, Turns
@@ -184,9 +185,9 @@ class Tiering:
         there, shared = len(wanted) - len(missing), len(missing) - len(to_copy)
         return (
             f"{torrent.name!r}: would copy {sum(f.size_bytes for f in to_copy)} bytes in "
-            f"{len(to_copy)} files to {self._policy.hdd / plan.shown_destination}, "
-            + (f"compare {there} files that stand there already, " if there else "")
-            + (f"hardlink {shared} files that another torrent has there, " if shared else "")
+            f"{number(len(to_copy), 'file')} to {self._policy.hdd / plan.shown_destination}, "
+            + (f"compare {number(there, 'file')} already there, " if there else "")
+            + (f"hardlink {number(shared, 'file')} of another torrent there, " if shared else "")
             + "verify and tag it"
         )
 
@@ -363,9 +364,9 @@ class Tiering:
         )
         await self._staging.drop(running.job.id)
         log.info(
-            "published in %s: %d files, %d bytes copied, %d verified, %d adopted, %d hardlinked",
+            "published in %s: %s, %d bytes copied, %d verified, %d adopted, %d hardlinked",
             self._policy.hdd / plan.shown_destination,
-            len(entries),
+            number(len(entries), "file"),
             report.bytes_copied,
             report.bytes_verified,
             len(entries) - len(staged),

@@ -29,6 +29,7 @@ from ..core.lifecycle import IllegalMove
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Progress, WaitReason
 from ..core.overview import RunningJob
 from ..core.retry import LONGEST_DELAY_S, backoff_s
+from ..core.text import number
 from ..logs import about, lines_about, subject
 from .jobs import Jobs
 from .waits import JOURNAL_RETRY_S, Waits
@@ -312,7 +313,7 @@ class Workers:
     async def _failed_attempt(self, running: Running, error: Retryable) -> None:
         job_id, attempts = running.job.id, running.job.attempts + 1
         if attempts >= self._attempts_allowed:
-            await self._fail(running, error.code, f"{error} (tried {attempts} times)")
+            await self._fail(running, error.code, f"{error} (tried {number(attempts, 'time')})")
             return
         delay_s = backoff_s(attempts, jitter=random.random())
         await self._jobs.wait(

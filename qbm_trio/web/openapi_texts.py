@@ -157,7 +157,10 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "message": ("", "A run is asked for; /status tells what it does."),
     "name": ("The torrent's name in qBittorrent.", "Big Buck Bunny"),
     "next_after": ("", None),
-    "oldest_seconds": ("How long the first in the queue has waited; null if it is empty.", None),
+    "oldest_seconds": (
+        "How long ago the oldest in the queue was accepted; null if it is empty.",
+        None,
+    ),
     "on_conflict": ("What it may do with another file at its destination.", "fail"),
     "outcome": ("How a `done` job ended; null for others.", "tiered"),
     "path": ("As the settings have it.", "/downloads/ssd"),

@@ -209,7 +209,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             size=o.queue.size,
             capacity=o.queue.capacity,
             waiting_retry=o.queue.waiting,
-            oldest_seconds=o.queue.oldest_s,
+            oldest_seconds=None if o.queue.oldest_s is None else round(o.queue.oldest_s, 3),
             items=[JobItem.model_validate(j) for j in o.queue.items],
         ),
         jobs=JobsStatus(by_state=dict(o.jobs.by_state), waiting_by_reason=dict(o.jobs.waiting)),
