@@ -465,7 +465,7 @@ def judge(status: int, retry_after: str, body: bytes) -> Answer:
     said = said if isinstance(said, dict) else {}
     # JSON can hold what cannot be printed.
     said = {name: str(said[name])[:500].encode("utf-8", "replace").decode() for name in said}
-    error = said.get("error", "")
+    error = said.get("error", "").rstrip(".")  # what is said of it goes on
     if 200 <= status <= 299:
         if "queue_id" in said:
             return Answer(Kind.ACCEPTED, f"{said.get('status')} as {said['queue_id']}")

@@ -23,9 +23,12 @@ usage: qbm-trio [--service | --check-config | --version]
   --version       print the version
 
 There are no other commands: everything else is done over HTTP, and settings are
-environment variables (docs/configuration.md). Exit status: 0 if all is well or nothing
-but warnings was found, 2 for settings that cannot be used, 3 for problems that
---check-config has found, 64 for wrong arguments."""
+environment variables (docs/configuration.md).
+
+Exit status: 0 if it was told to stop, or nothing but warnings was found; 1 if it cannot run
+(its last line says why); 2 for settings that cannot be used; 3 for problems that
+--check-config has found; 64 for wrong arguments; 130 or 143 for a second signal, or one
+before it runs."""
 
 BAD_SETTINGS = 2
 PROBLEMS_FOUND = 3
@@ -57,10 +60,10 @@ def _with_settings(*, check_only: bool) -> int:
     try:
         settings, warnings = load(os.environ)
     except SettingsError as error:
-        count = len(error.problems)
-        print(f"qbm-trio: {count} problem{'s'[: count > 1]} with the settings:", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+        for kind, lines in (("problem", error.problems), ("warning", error.warnings)):
+            if lines:
+                head = f"{len(lines)} {kind}{'s'[: len(lines) > 1]} with the settings:"
+                print("\n  ".join([f"qbm-trio: {head}", *lines]), file=sys.stderr)
         return BAD_SETTINGS
     if check_only:
         return _check(settings, warnings)

@@ -33,6 +33,7 @@ from .adapters.state_dir import held
 from .core.client import QbittorrentClient
 from .core.errors import JournalUnwritable, QbmError
 from .core.model import WaitReason
+from .core.text import number
 from .logs import hide_secrets_in_tracebacks, logging_to
 from .settings import Settings
 from .tasks.checks import service_checks
@@ -243,8 +244,8 @@ class Service:
                 "disk or mend it, then start again: all of them go on"
             ) from error
         service.waits.recover()
-        what = "qbm-trio %s, instance %s: %d jobs to do from %s"
-        log.info(what, __version__, instance_id, alive, journal.path)
+        what = "qbm-trio %s, instance %s: %s to do from %s"
+        log.info(what, __version__, instance_id, number(alive, "job"), journal.path)
         return service
 
     async def start(self, parts: trio.Nursery, listener: socket.socket | None) -> None:

@@ -314,7 +314,7 @@ def _say_what_is_left(console: Console, where: Places | None) -> None:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__.replace("``", ""))
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument(
         "--only", type=_parts, default=PARTS, metavar="PARTS", help=f"some of {','.join(PARTS)}"

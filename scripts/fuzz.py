@@ -27,7 +27,7 @@ Exit status: 0 nothing found; 1 something is, and the request that shows it is p
 def main(arguments: list[str]) -> int:
     """Run it; the exit status."""
     parser = argparse.ArgumentParser(
-        prog="fuzz",
+        prog="scripts/fuzz",
         description=__doc__.partition(":")[0] + ".",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

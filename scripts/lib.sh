@@ -118,4 +118,15 @@ PY
     exec {setup_lock}>&-
 }
 
+# help_of ARGUMENT...: for --help, print the head of the script that sources this, and stop.
+help_of() {
+    local argument
+    for argument; do
+        if [[ $argument == -h || $argument == --help ]]; then
+            sed -n '2,/^[^#]/ { /^# shellcheck/d; /^#/!d; s/^# \{0,1\}//; p; }' "$0"
+            exit 0
+        fi
+    done
+}
+
 need_qbittorrent() { need qbittorrent-nox qbittorrent-nox; }

@@ -42,21 +42,28 @@ class Stop:
 
 
 async def run_supervised(
-    work: Callable[[Stop], T], *, nice: int, limiter: trio.CapacityLimiter
+    work: Callable[[Stop], T],
+    *,
+    nice: int,
+    limiter: trio.CapacityLimiter,
+    begins: Callable[[], None] | None = None,
 ) -> T:
     """Run ``work`` in a thread of its own at lowered priority.
 
     Trio keeps its worker threads for later use, and a thread's niceness cannot be
     lowered again without privileges: so the work gets a thread that ends with it, and
-    trio's thread only watches.
+    trio's thread only watches. ``begins`` is called, in the event loop, once ``limiter``
+    lets it begin.
 
     Cancellation:
         ``work`` is asked to stop within 0.05 s; this returns when it has.
     """
-    return await trio.to_thread.run_sync(_supervise, work, nice, limiter=limiter)
+    return await trio.to_thread.run_sync(_supervise, work, nice, begins, limiter=limiter)
 
 
-def _supervise(work: Callable[[Stop], T], nice: int) -> T:
+def _supervise(work: Callable[[Stop], T], nice: int, begins: Callable[[], None] | None) -> T:
+    if begins is not None:
+        trio.from_thread.run_sync(begins)
     stop = Stop()
     worker = WorkThread(lambda: work(stop), nice=nice)
     try:

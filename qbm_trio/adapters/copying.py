@@ -79,6 +79,7 @@ async def copy_and_verify(
     require: Callable[[], None],
     resume_at: int = 0,
     record: Callable[[int], None] | None = None,
+    begins: Callable[[], None] | None = None,
 ) -> CopyReport:
     """Copy every item that has a ``staged`` path, prove the copies, and sync them.
 
@@ -96,6 +97,7 @@ async def copy_and_verify(
         record: is given, now and then, a position in the torrent's stream before which
             all is copied, proven and synced, in a thread of its own; the copy does not go
             on for long before it returns. None: nothing is recorded.
+        begins: is called once ``limiter`` lets the copy begin.
 
     Returns:
         What was done. All staged files are on the disk, with the times of their sources,
@@ -118,7 +120,7 @@ async def copy_and_verify(
     def work(stop: Stop) -> CopyReport:
         return _Copy(metainfo, items, options, progress, require, resume_at, record).run(stop)
 
-    return await run_supervised(work, nice=options.nice, limiter=limiter)
+    return await run_supervised(work, nice=options.nice, limiter=limiter, begins=begins)
 
 
 class _Copy:

@@ -23,13 +23,17 @@ class QbmError(Exception):
 
 
 class SettingsError(QbmError):
-    """The settings cannot be used. ``problems`` holds one line each."""
+    """The settings cannot be used. ``problems`` holds one line each.
+
+    ``warnings`` too: of what is given and has no effect, which may be the reason.
+    """
 
     code = "settings"
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], warnings: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.warnings = warnings
 
 
 # -- answers to a client ----------------------------------------------------

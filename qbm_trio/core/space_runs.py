@@ -13,6 +13,7 @@ from typing import Final
 from .model import TorrentId
 from .relocation import RunId, Step
 from .space import SpacePlan
+from .text import number
 
 FAILURES_KEPT: Final = 20
 """Failed groups that a run's figures name; the log has all."""
@@ -145,13 +146,13 @@ def summary(run: SpaceRun) -> str:
     figures = run.figures
     said = [
         f"run {run.id}",
-        f"{_number(figures.relocated, 'torrent')} relocated",
+        f"{number(figures.relocated, 'torrent')} relocated",
         f"{figures.freed_bytes} of {figures.planned_bytes} bytes freed",
     ]
     if figures.failed_groups:
-        said.append(f"{_number(figures.failed_groups, 'group')} failed")
+        said.append(f"{number(figures.failed_groups, 'group')} failed")
     if figures.tiered_first:
-        said.append(f"{_number(figures.tiered_first, 'torrent')} to be copied first")
+        said.append(f"{number(figures.tiered_first, 'torrent')} to be copied first")
     if figures.problem is not None:
         said.append(f"it ended early ({figures.problem})")
     elif figures.target_met:
@@ -167,15 +168,11 @@ def spared_words(spared: Mapping[str, SparedSum]) -> str:
     by_bytes = sorted(spared.items(), key=lambda item: -item[1].bytes)
     return (
         ", ".join(
-            f"{reason} ({_number(total.torrents, 'torrent')}, {total.bytes} bytes)"
+            f"{reason} ({number(total.torrents, 'torrent')}, {total.bytes} bytes)"
             for reason, total in by_bytes
         )
         or "none"
     )
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def no_plan(problem: str, paused: str | None) -> RunFigures:

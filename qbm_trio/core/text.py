@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def number(count: int, what: str) -> str:
+    """So many of them: ``1 file``, ``2 files``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def one_line(text: str) -> str:
     """Return ``text`` with line ends and other invisible characters escaped.
 

@@ -21,11 +21,20 @@ from ..core.text import one_line
 from .model import NAMES, RESERVED_TAGS, Settings, qbittorrent_address
 
 MIN_API_KEY_LENGTH = 16
-EXAMPLE_KEYS = frozenset({"your-secret-key", "your-key", "your-secret-api-key", "change-me"})
-"""What documentation prints where a key belongs; with any ending, such as ``-here``."""
+EXAMPLE_KEYS = ("your-", "your_", "<your", "change-me", "changeme")
+"""How begins what documentation prints where a key belongs, ours and the old tool's."""
 
 _MAX_SECRET_FILE_BYTES = 64 * 1024
 _OLD_TOOL_PREFIXES = ("SONARR_", "RADARR_", "TAUTULLI_")
+_OLD_TOOL_NAMES = frozenset(
+    {
+        "COPY_BUFFER_SIZE",
+        "ENABLE_IMPORT_SCRIPT_MODE",
+        "NOTIFY_ARR_ENABLED",
+        "NOTIFY_ARR_IN_IMPORT_MODE",
+        "PLEX_PATH_MAPPINGS",
+    }
+)
 _OLD_NAMES = {"LOCK_DIR": "STATE_DIR"}
 
 
@@ -55,6 +64,7 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
         settings = Settings(**{k: v for k, v in values.items() if k not in found.problems})
     for check in (_check_key, _check_relations, _check_tiers, _check_state):
         check(settings, found)
+    found.look_around(environ, settings)
     if found.problems:
         order = {name: position for position, name in enumerate(NAMES)}
         raise SettingsError(
@@ -63,9 +73,9 @@ def load(environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
                 for name, text in sorted(
                     found.problems.items(), key=lambda p: order.get(p[0], len(order))
                 )
-            ]
+            ],
+            found.warnings,
         )
-    found.look_around(environ, settings)
     return settings, found.warnings
 
 
@@ -131,7 +141,7 @@ class _Findings:
             base = name.removesuffix("_FILE")
             if name in known or base in known:
                 continue
-            if name.startswith(_OLD_TOOL_PREFIXES):
+            if name.startswith(_OLD_TOOL_PREFIXES) or base in _OLD_TOOL_NAMES:
                 self.warnings.append(f"{name}: belonged to the old tool and has no effect here")
             elif close := difflib.get_close_matches(base, NAMES, n=1, cutoff=0.88):
                 self.warnings.append(f"{name}: is no setting and has no effect; {close[0]} is one")
@@ -157,7 +167,7 @@ def _check_key(settings: Settings, found: _Findings) -> None:
     key = settings.http_api_key.get_secret_value() if settings.http_api_key else ""
     if not key:
         found.problem("HTTP_API_KEY", f"not set; {advice}, or set HTTP_ENABLED=false")
-    elif key.lower().startswith(tuple(EXAMPLE_KEYS)):
+    elif key.lower().startswith(EXAMPLE_KEYS):
         found.problem("HTTP_API_KEY", f"an example that everybody can read; {advice}")
     elif len(key) < MIN_API_KEY_LENGTH:
         found.problem("HTTP_API_KEY", f"shorter than {MIN_API_KEY_LENGTH} characters; {advice}")

@@ -15,6 +15,7 @@ from ..adapters.ssd_deletion import JudgedFile, LeftFile, delete_files
 from ..adapters.ssd_files import real_places
 from ..core.relocation import Relocation
 from ..core.roots import Roots
+from ..core.text import number
 from .relocation_proofs import Proofs
 from .tiers import Tiers
 
@@ -74,7 +75,7 @@ class Deletion:
         )
         for left in done.left:
             log.warning("%r: left on the SSD: %s", row.name, left.error)
-        log.info("relocated %r: %d files deleted on the SSD", row.name, len(done.files))
+        log.info("relocated %r: %s deleted on the SSD", row.name, number(len(done.files), "file"))
         freed_bytes = await self._freed_bytes(before, done.disk_bytes)
         return Deleted(freed_bytes=freed_bytes, left=_said(done.left))
 

@@ -345,7 +345,12 @@ class SpaceManagement:
             self._last = run
         else:
             await self._journal.do(journal_relocations.count_run)
-        log.info("space management: %s", summary(run))
+        # Below the threshold, and nothing was to be done about it.
+        between_bytes = self._policy.target_bytes - self._policy.threshold_bytes
+        in_vain = not (figures.relocated or figures.tiered_first)
+        stuck = in_vain and figures.shortfall_bytes > between_bytes
+        level = logging.WARNING if stuck else logging.INFO
+        log.log(level, "space management: %s", summary(run))
         if figures.paused is not None:
             log.error("space management makes no more runs by itself: %s", figures.paused)
 

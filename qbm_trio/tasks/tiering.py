@@ -36,6 +36,7 @@ from ..core.errors import (
 )
 from ..core.model import Job, JobId, JobState, Outcome, Phase, TorrentId, WaitReason
 from ..core.placement import Place
+from ..core.text import number
 from ..logs import resolved
 from .destinations import Destinations
 from .hardlinks import Hardlinks, Turns
@@ -186,9 +187,9 @@ class Tiering:
         there, shared = len(wanted) - len(missing), len(missing) - len(to_copy)
         return (
             f"{torrent.name!r}: would copy {sum(f.size_bytes for f in to_copy)} bytes in "
-            f"{len(to_copy)} files to {self._policy.hdd / plan.shown_destination}, "
-            + (f"compare {there} files that stand there already, " if there else "")
-            + (f"hardlink {shared} files that another torrent has there, " if shared else "")
+            f"{number(len(to_copy), 'file')} to {self._policy.hdd / plan.shown_destination}, "
+            + (f"compare {number(there, 'file')} already there, " if there else "")
+            + (f"hardlink {number(shared, 'file')} of another torrent there, " if shared else "")
             + "verify and tag it"
         )
 
@@ -228,13 +229,14 @@ class Tiering:
             staged = await self._stager.stage(
                 running.job.id, plan, seen, adopted=adopted, originals=originals
             )
-            progress.bytes_total, progress.bytes_done = staged.bytes_total, staged.kept_bytes
+            running.will_copy(staged.bytes_total, kept_bytes=staged.kept_bytes)
             await self._enter(running, Phase.COPYING, bytes_total=progress.bytes_total)
             with (
                 await self._room(running, seen),
                 self._staging.recording(running.job.id, staged.fingerprint) as record,
             ):
-                running.copy_begins()
+                if not self._copies.available_tokens:
+                    log.info("waits for its turn: another copy has the disk")
                 report = await copy_and_verify(
                     plan.metainfo,
                     staged.items,
@@ -244,6 +246,7 @@ class Tiering:
                     require=self._tiers.hdd.require_mounted,
                     resume_at=staged.resume_at,
                     record=record,
+                    begins=running.copy_begins,
                 )
                 running.copy_ended()
             await self._publish(
@@ -361,9 +364,9 @@ class Tiering:
         )
         await self._staging.drop(running.job.id)
         log.info(
-            "published in %s: %d files, %d bytes copied, %d verified, %d adopted, %d hardlinked",
+            "published in %s: %s, %d bytes copied, %d verified, %d adopted, %d hardlinked",
             self._policy.hdd / plan.shown_destination,
-            len(entries),
+            number(len(entries), "file"),
             report.bytes_copied,
             report.bytes_verified,
             len(entries) - len(staged),

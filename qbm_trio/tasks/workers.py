@@ -29,6 +29,7 @@ from ..core.lifecycle import IllegalMove
 from ..core.model import Job, JobId, JobState, Outcome, Phase, Progress, WaitReason
 from ..core.overview import RunningJob
 from ..core.retry import LONGEST_DELAY_S, backoff_s
+from ..core.text import number
 from ..logs import about, lines_about, subject
 from .jobs import Jobs
 from .waits import JOURNAL_RETRY_S, Waits
@@ -50,10 +51,14 @@ class Running:
     began_at_trio: float = field(default_factory=trio.current_time)
     began_at_bytes: int = 0  #: copied by an earlier try, so not at this one's rate
 
+    def will_copy(self, total_bytes: int, *, kept_bytes: int) -> None:
+        """There are so many bytes to copy, and some of them are there from an earlier try."""
+        self.progress.bytes_total = total_bytes
+        self.progress.bytes_done = self.began_at_bytes = kept_bytes
+
     def copy_begins(self) -> None:
-        """Measure the rate from now: the copy begins, or goes on."""
+        """Measure the rate from now, and not while it waited for its turn."""
         self.began_at_trio = trio.current_time()
-        self.began_at_bytes = self.progress.bytes_done
         log.info("%d bytes to copy", self.progress.bytes_total - self.began_at_bytes)
 
     def copy_ended(self) -> None:
@@ -334,7 +339,7 @@ class Workers:
     async def _failed_attempt(self, running: Running, error: Retryable) -> None:
         job_id, attempts = running.job.id, running.job.attempts + 1
         if attempts >= self._attempts_allowed:
-            await self._fail(running, error.code, f"{error} (tried {attempts} times)")
+            await self._fail(running, error.code, f"{error} (tried {number(attempts, 'time')})")
             return
         delay_s = backoff_s(attempts, jitter=random.random())
         await self._jobs.wait(

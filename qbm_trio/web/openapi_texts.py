@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from ..core.overview import Condition
+
 _TORRENT = "dd8255ecdc7ca55fb0bbf81323d87062db1f6d1c"
 _TIME = "2026-11-28T10:00:00.000Z"
 
@@ -80,6 +82,13 @@ EXAMPLES: Final[Mapping[str, Mapping[str, object]]] = {
 #: By model and field, or by field alone: what it means, if nothing is said at the field, and an
 #: example.
 FIELDS: Final[Mapping[str, tuple[str, object]]] = {
+    "CheckItem.code": ("", "removes_files"),
+    "CheckItem.message": (
+        "",
+        "it removes torrents and their files when they reach its share limit: that deletes the "
+        "copy on the HDD too, once a torrent seeds from there; choose another action at Settings, "
+        "BitTorrent, if that is not wanted",
+    ),
     "ErrorAnswer.success": ("Always false.", False),
     "ErrorAnswer.error": ("", "hash: is required."),
     "ErrorAnswer.code": ("", "invalid"),
@@ -88,7 +97,10 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "ErrorDetail.problem": ("What is wrong with it.", "is required"),
     "FailedGroupItem.error": ("", "the recheck found missing pieces"),
     "HealthAnswer.problems": ("", ["qBittorrent does not answer"]),
+    "HddStatus.free_bytes": ("Free bytes; null where it could not be asked.", 3200000000000),
+    "HddStatus.min_free_bytes": ("", 1000000000),
     "HddStatus.path": ("As the settings have it.", "/downloads/hdd"),
+    "HddStatus.total_bytes": ("Its size; null where it could not be asked.", 8000000000000),
     "HealthAnswer.service": ("Always the same: what answers here is this service.", None),
     "HealthAnswer.status": ("`degraded`: see `problems`. `draining`: it is stopping.", "degraded"),
     "JobsAnswer.jobs": ("Newest first.", None),
@@ -110,7 +122,11 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "ProcessStatus.phase": ("", "copying"),
     "QbittorrentStatus.version": ("As it calls itself.", "v5.1.0"),
     "RetryBody.on_conflict": ("", "set_aside"),
-    "SaveAnswer.path": ("Where it was written.", "/config/qbit-manager-state/recovery.json"),
+    "SaveAnswer.path": (
+        "Where it was written.",
+        "/config/qbit-manager-state/recovery-20261128T100000.000000Z.json",
+    ),
+    "ServiceStatus.degraded_by": ("", {c.value: False for c in Condition}),
     "ServiceStatus.status": ("As in /health.", "healthy"),
     "SpacePlanAnswer.dry_run": ("", True),
     "SpacePlanAnswer.relocate": ("", 1),
@@ -137,7 +153,8 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "cleared_count": ("Jobs that were cleared.", 3),
     "counts": ("What it holds, by kind.", {"jobs": 12, "copies": 340}),
     "decision": ("", "relocate"),
-    "destination": ("", "movies"),
+    "CopyItem.destination": ("", "movies"),
+    "destination": ("", "movies/Big Buck Bunny"),
     "dry_run": ("", False),
     "ended_at": ("", _TIME),
     "eta_seconds": ("", 1.4),
@@ -157,7 +174,10 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "message": ("", "A run is asked for; /status tells what it does."),
     "name": ("The torrent's name in qBittorrent.", "Big Buck Bunny"),
     "next_after": ("", None),
-    "oldest_seconds": ("How long the first in the queue has waited; null if it is empty.", None),
+    "oldest_seconds": (
+        "How long ago the oldest in the queue was accepted; null if it is empty.",
+        None,
+    ),
     "on_conflict": ("What it may do with another file at its destination.", "fail"),
     "outcome": ("How a `done` job ended; null for others.", "tiered"),
     "path": ("As the settings have it.", "/downloads/ssd"),
@@ -180,7 +200,10 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "run_id": ("", "073231620f01cf0c"),
     "running_processes": ("", 1),
     "saved_at": ("When.", _TIME),
-    "sentence": ("", "Completed the longest ago."),
+    "sentence": (
+        "",
+        "The SSD is short of space, and it is among the oldest with a verified copy.",
+    ),
     "StatusAnswer.service": ("The service itself.", None),
     "size": ("Jobs in the queue.", 0),
     "StatusAnswer.space": ("Both tiers.", None),

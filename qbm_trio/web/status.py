@@ -83,7 +83,10 @@ class ProcessStatus(Answer):
     bytes_total: int = Field(
         description="To copy; of a relocation, what its files occupy on the SSD."
     )
-    bytes_per_second: float = Field(description="0 for a relocation.")
+    bytes_per_second: float = Field(
+        description="Since the copy began. 0 while it waits for another to end "
+        "(MAX_CONCURRENT_COPY_OPERATIONS), and for a relocation."
+    )
     eta_seconds: float | None = Field(
         description="Until all is copied; null while unknown, and for a relocation."
     )
@@ -206,7 +209,7 @@ def status_answer(o: Overview) -> StatusAnswer:
             size=o.queue.size,
             capacity=o.queue.capacity,
             waiting_retry=o.queue.waiting,
-            oldest_seconds=o.queue.oldest_s,
+            oldest_seconds=None if o.queue.oldest_s is None else round(o.queue.oldest_s, 3),
             items=[JobItem.model_validate(j) for j in o.queue.items],
         ),
         jobs=JobsStatus(by_state=dict(o.jobs.by_state), waiting_by_reason=dict(o.jobs.waiting)),

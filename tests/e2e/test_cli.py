@@ -27,16 +27,22 @@ def service(*arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("arguments", [[], ["--service"], ["--check-config"]])
 def test_bad_settings_are_all_named_without_a_traceback(arguments: list[str]) -> None:
-    done = service(*arguments, env={"HTTP_PORT": "eighty", "HTTP_API_KEY": "sh0rt"})
+    given = {"HTTP_PORT": "eighty", "HTTP_API_KEY": "sh0rt", "DOWNLOAD_PATHS_SSD": "/mnt"}
+    done = service(*arguments, env=given)
     assert done.returncode == 2
     assert done.stdout == ""
-    first, *lines = done.stderr.splitlines()
-    assert first == "qbm-trio: 4 problems with the settings:"
-    assert [line.split(":")[0].strip() for line in lines] == [
+    lines = done.stderr.splitlines()
+    assert lines[0] == "qbm-trio: 4 problems with the settings:"
+    assert [line.split(":")[0].strip() for line in lines[1:5]] == [
         "HTTP_PORT",
         "HTTP_API_KEY",
         "DOWNLOAD_PATH_SSD",
         "FINAL_DEST_BASE_HDD",
+    ]
+    # What has no effect is often the reason.
+    assert lines[5:] == [
+        "qbm-trio: 1 warning with the settings:",
+        "  DOWNLOAD_PATHS_SSD: is no setting and has no effect; DOWNLOAD_PATH_SSD is one",
     ]
     assert "sh0rt" not in done.stderr
 

@@ -39,7 +39,7 @@ def boxes(page: str) -> list[str]:
     return [line for line in lines if re.match(r'(/|curl).*%[KI]"?( |$)', line)]
 
 
-SCRIPT, PYTHON, CURL, CURL_IN_SHELL = boxes("docs/connect.md")
+SCRIPT, SCRIPT_WITH_FILE, PYTHON, CURL, CURL_IN_SHELL = boxes("docs/connect.md")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,19 @@ def test_each_way_tells_the_service_of_every_kind_of_torrent(site: Hooked, line:
     assert not (site.config / "qbm-trio-spool").exists() or not any(
         (site.config / "qbm-trio-spool").iterdir()
     )
+
+
+@pytest.mark.parametrize("script", ["qbittorrent-notification.sh", "qbm_notify.py"])
+def test_the_box_may_name_the_file_with_the_settings(site: Hooked, script: str) -> None:
+    (site.config / "qbm-trio.env").rename(site.config / "mine.env")
+    line = SCRIPT_WITH_FILE.replace("/home/me/qbm-trio.env", str(site.config / "mine.env"))
+    line = line.replace("/home/me/qbittorrent-notification.sh", str(site.config / script))
+    site.leecher.on_finished(line)
+    name = f"Torrent {next(count)}"
+    id_ = site.download(name)
+    assert site.came(id_).form["name"] == name
+    site.said("accepted", id_)
+    site.tiered(id_, name)
 
 
 @pytest.mark.parametrize("line", [SCRIPT, PYTHON], ids=["script", "python"])

@@ -217,7 +217,7 @@ def test_a_wrong_set_up_loses_nothing(script: Script, server: WebServer) -> None
     runs = (wrong_key, misled, unusable, keyless, unreadable)
     assert [run.status for run in runs] == [3, 2, 2, 2, 2]
     assert all(run.line.endswith(f"; it is kept in {script.spool}") for run in runs)
-    assert "refused with 401: The key is wrong. (HTTP_API_KEY, or " in wrong_key.line
+    assert "refused with 401: The key is wrong (HTTP_API_KEY, or " in wrong_key.line
     assert len(server.seen) == 2  # tried once each, without a pause
 
     server.answer = lambda _: accepted()
@@ -240,7 +240,7 @@ def test_what_is_refused_is_set_aside_with_the_reason_and_holds_up_nothing(
     assert run.status == 3
     (there,) = script.aside.iterdir()
     (line,) = (line for line in run.lines if "refused with" in line)
-    assert "refused with 422: hash: must be a torrent hash.: torrent" in line
+    assert "refused with 422: hash: must be a torrent hash: torrent" in line
     assert line.endswith(f'"Name 1"; set aside as {there}')
     assert len(server.seen) == 3
     assert script.kept() == []
@@ -551,7 +551,7 @@ def test_killed_at_any_step_of_a_flush_nothing_is_lost_and_nothing_is_sent_for_e
         assert script.kept() == []
         aside = {path.name: path.read_text() for path in script.aside.glob("[!.]*")}
         assert set(aside) == {"1.json", "2.json"}
-        assert json.loads(aside["1.json"])["reason"] == "refused with 422: No."
+        assert json.loads(aside["1.json"])["reason"] == "refused with 422: No"
         assert aside["2.json"].endswith("damaged")
         came = Counter(hashes(server))
         assert [1 <= came[id_of(n * 10 + order)] <= 2 for order in (0, 1, 3)] == [True] * 3

@@ -9,20 +9,29 @@ import pytest
 
 from qbm_trio.core.relocation import OPEN, Event
 from qbm_trio.core.space import Spared
-from qbm_trio.settings import NAMES
+from qbm_trio.settings import NAMES, load
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may have behind its ``#``."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file_of_the_project(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    broken = [
-        link
-        for link in links
-        if not link.startswith(("http://", "https://")) and not (page.parent / link).exists()
-    ]
+def test_every_link_leads_to_a_file_of_the_project_and_to_a_heading_of_it(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        if link.startswith(("http://", "https://")):
+            continue
+        if not target.exists() or (heading and heading not in anchors(target)):
+            broken.append(link)
     assert broken == []
 
 
@@ -63,7 +72,19 @@ def test_every_path_in_the_guide_for_contributors_exists() -> None:
 
 def test_settings_of_the_old_tool_that_are_said_to_stay_are_settings() -> None:
     page = (ROOT / "docs" / "upgrading.md").read_text(encoding="utf-8")
-    stays = page.partition("## What stays as it is\n")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", stays))
-    assert {"HTTP_API_KEY", "DOWNLOAD_PATH_SSD", "LOCK_DIR"} <= named
+    table = page.partition("| in `config.toml` | variable |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", table))
+    assert {"HTTP_API_KEY", "DOWNLOAD_PATH_SSD", "COPY_OPERATION_NICE_LEVEL", "LOCK_DIR"} <= named
     assert named - {"LOCK_DIR"} <= set(NAMES)  # of which a test of its own knows that it is taken
+
+
+def test_settings_of_the_old_tool_that_are_said_to_be_gone_are_warned_of(
+    environ: dict[str, str],
+) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `SONARR_…`")]
+    gone = [name.replace("…", "URL") for name in re.findall(r"`(\S+)`", row)]
+    assert {"TAUTULLI_URL", "PLEX_PATH_MAPPINGS"} <= set(gone)
+    _, warnings = load(environ | dict.fromkeys(gone, "x"))
+    assert [line.partition(":")[0] for line in warnings] == sorted(gone)
+    assert all("belonged to the old tool" in line for line in warnings)

@@ -22,7 +22,7 @@ async def test_each_job_is_described_once_and_stays_queued(
     fake = FakeQbittorrent()
     async with inside(tmp_path, client=fake, DRY_RUN="true") as service:
         torrents = {
-            "On the SSD": "would copy 100 bytes in 1 files",
+            "On the SSD": "would copy 100 bytes in 1 file to",
             "On both": "would copy 0 bytes in 0 files to",
             "On the HDD": "nothing to copy, its data is on the HDD",
             "Outside": "set PATH_MAPPINGS",
@@ -45,7 +45,7 @@ async def test_each_job_is_described_once_and_stays_queued(
         for job_id in jobs:
             assert (await service.service.jobs.get(job_id)).state is JobState.QUEUED
         assert caplog.text.count("would copy") == 2
-        assert caplog.text.count("compare 1 files that stand there already") == 1
+        assert caplog.text.count("compare 1 file already there") == 1
         assert {str(name) for name, *_ in fake.calls} <= READS
         assert sorted(p.name for p in service.hdd.iterdir()) == ["On both", "On the HDD"]
         assert (await service.service.observer.overview()).dry_run

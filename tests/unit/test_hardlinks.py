@@ -262,8 +262,8 @@ async def test_a_dry_run_says_what_would_be_hardlinked(tmp_path: Path) -> None:
         second = world.cross_seed(more={"nfo": 30_000})
         job = await service.service.jobs.get(await service.notify(second))
         said = await service.service.tiering.describe(job)
-        assert "would copy 30000 bytes in 1 files" in said
-        assert "hardlink 2 files that another torrent has there" in said
+        assert "would copy 30000 bytes in 1 file" in said
+        assert "hardlink 2 files of another torrent there" in said
 
 
 async def test_readback_reads_what_is_shared_past_the_page_cache(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 LIB = Path(__file__).resolve().parents[2] / "scripts" / "lib.sh"
 AS_A_USER = "id() { echo 1000; }; apt-get() { echo apt-get was run; };"
@@ -53,3 +56,22 @@ def test_a_python_that_cannot_make_environments_is_passed_over(tmp_path: Path) -
     assert done.stdout != f"{bad}\n"
     none = bash("usable_python() { return 1; }; find_python", PATH=path)
     assert (none.returncode, none.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("name", ["audit", "demo", "lock", "test"])
+def test_a_script_explains_itself_without_setting_anything_up(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkout" / "scripts"
+    shutil.copytree(LIB.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [folder / name, "--help"],
+        env={"PATH": "/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"  scripts/{name}  " in done.stdout
+    assert "shellcheck" not in done.stdout
+    assert [path.name for path in folder.parent.iterdir()] == ["scripts"]

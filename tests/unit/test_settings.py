@@ -163,6 +163,7 @@ def test_no_value_of_any_setting_makes_a_traceback(values: dict[str, str]) -> No
         ("your-secret-key", "an example"),
         ("Your-Secret-Key-Here", "an example"),
         ("change-me-change-me", "an example"),
+        ("your-secure-random-api-key-here", "an example"),  # of the old tool
         ("sixteen letters or more", "no HTTP header"),
         ("schlüssel-schlüssel", "no HTTP header"),
     ],
@@ -355,16 +356,21 @@ def test_the_two_tags_differ(environ: dict[str, str]) -> None:
 def test_names_without_meaning_are_warned_of_once(environ: dict[str, str]) -> None:
     Path(environ["CONFIG_BASE"], "config.toml").write_text("")
     unknown = {"SONARR_URL": "x", "RADARR_API_KEY": "x", "TAUTULLI_URL": "x"}
+    unknown |= {"NOTIFY_ARR_ENABLED": "x", "COPY_BUFFER_SIZE": "x", "PLEX_PATH_MAPPINGS": "x"}
     innocent = {"HTTP_PROXY": "x", "PATH": "/bin", "LOG_FILE_FILE": ""}
     _, warnings = load(environ | unknown | innocent | {"QUEUE_CAPASITY": "5"})
     assert [w.split(":")[0] for w in warnings] == [
+        "COPY_BUFFER_SIZE",
+        "NOTIFY_ARR_ENABLED",
+        "PLEX_PATH_MAPPINGS",
         "QUEUE_CAPASITY",
         "RADARR_API_KEY",
         "SONARR_URL",
         "TAUTULLI_URL",
         f"{environ['CONFIG_BASE']}/config.toml",
     ]
-    assert "QUEUE_CAPACITY is one" in warnings[0]
+    assert "QUEUE_CAPACITY is one" in warnings[3]
+    assert all(w.endswith("belonged to the old tool and has no effect here") for w in warnings[:3])
 
 
 def test_the_documentation_lists_the_settings_of_the_code() -> None:

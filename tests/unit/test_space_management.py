@@ -173,6 +173,9 @@ async def test_the_log_tells_of_a_run_from_its_beginning_to_its_end(
         it.add("untiered", tags=frozenset({"qbm-pin"}))
         await it.leave_free(0)
         run = await it.run_now()
+        in_vain = await it.run_now()
+        await it.leave_free(THRESHOLD_BYTES)
+        assert not (await it.run_now()).figures.target_met  # but not short any more
     lines = said(caplog, logging.INFO)
     assert [line for line in lines if f"run {run.id}" in line] == [
         f"space management: run {run.id} begins, triggered by hand: {TARGET_BYTES} bytes are "
@@ -181,6 +184,10 @@ async def test_the_log_tells_of_a_run_from_its_beginning_to_its_end(
         f"freed; {TARGET_BYTES - EACH_BYTES} bytes are still missing to the target; spared: "
         "pinned (1 torrent, 60000 bytes)",
     ]
+    # Still short, and nothing to be done about it: who looks for warnings finds this.
+    (warning,) = [line for line in said(caplog) if line.startswith("space management: ")]
+    assert warning.startswith(f"space management: run {in_vain.id}: 0 torrents relocated; ")
+    assert "still missing to the target; spared: pinned (1 torrent" in warning
 
 
 async def test_a_run_by_hand_is_still_shown_after_one_by_itself_that_found_nothing_to_do(

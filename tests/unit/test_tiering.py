@@ -15,6 +15,7 @@ from sqlite3 import Connection
 from typing import Any
 
 import pytest
+import trio
 
 from qbm_trio import logs
 from qbm_trio.adapters import disk_calls, journal_copies
@@ -155,6 +156,26 @@ async def test_no_call_is_made_while_a_disk_is_away(tmp_path: Path) -> None:
         (tmp_path / "kept").rename(service.hdd / ".qbm-tier")
         service.wake_all()
         assert (await service.ended(job.id)).outcome is Outcome.TIERED
+
+
+async def test_a_copy_that_waits_for_its_turn_says_so_and_its_rate_counts_from_its_begin(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        copies, another = service.service.tiering._copies, object()
+        await copies.acquire_on_behalf_of(another)
+        job_id = await service.notify(add(fake, service, "T"))
+        await condition(lambda: "waits for its turn: another copy has the disk" in caplog.text)
+        running = service.service.workers.running[job_id]
+        assert "bytes to copy" not in caplog.text
+        assert running.shown().eta_s is None
+        before = trio.current_time()
+        copies.release_on_behalf_of(another)
+        assert (await service.ended(job_id)).outcome is Outcome.TIERED
+        assert running.began_at_trio >= before
+        assert "60000 bytes to copy" in caplog.text
 
 
 async def test_two_hashes_of_one_torrent_end_as_one_job(tmp_path: Path) -> None:

@@ -134,12 +134,14 @@ def test_the_document_has_exactly_the_names_of_the_spec() -> None:
 
 def test_figures_are_carried_over() -> None:
     counters = {"torrents_processed": 3, "of_a_later_version": 1}
-    status = shown(running=(RUNNING,), max_concurrent=3, statistics=counters)
+    queue = QueueFigures(size=1, capacity=9, waiting=2, oldest_s=3.00042, items=(JOB,))
+    status = shown(running=(RUNNING,), max_concurrent=3, statistics=counters, queue=queue)
     assert status["processing"] == {
         "running_processes": 1,
         "max_concurrent": 3,
         "capacity_available": 2,
     }
+    assert status["queue"]["oldest_seconds"] == 3.0  # no digits that mean nothing
     assert status["processes"][0]["bytes_per_second"] == 2.5
     assert status["processes"][0]["eta_seconds"] == 2.0
     assert status["statistics"]["torrents_processed"] == 3

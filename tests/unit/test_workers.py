@@ -285,11 +285,12 @@ async def test_rate_and_remaining_time_are_those_since_the_copy_began(
         await wait_all_tasks_blocked()
         running = world.workers.running[job_id]
         assert (running.shown().bytes_per_second, running.shown().eta_s) == (0, None)
-        await trio.sleep(100)
+        running.will_copy(2000, kept_bytes=1000)
+        await trio.sleep(100)  # for its turn
+        assert (running.shown().bytes_per_second, running.shown().eta_s) == (0, None)
         running.copy_begins()
-        running.progress.bytes_total = 1000
         await trio.sleep(10)
-        running.progress.bytes_done = 200
+        running.progress.bytes_done = 1200
         shown = running.shown()
         assert (shown.bytes_per_second, shown.eta_s) == (20, 40)
         assert (shown.id, shown.hash) == (job_id, f"{1:040x}")
