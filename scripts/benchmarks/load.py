@@ -3,12 +3,14 @@
     python -m scripts.benchmarks.load notify PORT KEY CLIENTS SECONDS COUNT
     python -m scripts.benchmarks.load stand-in PORT
     python -m scripts.benchmarks.load fdatasync FOLDER SECONDS COUNT
+    python -m scripts.benchmarks.load scrape PORT KEY RATE
 
 The first sends notifications over kept-alive connections, each client one at a time,
 for so many seconds or, if COUNT is not 0, until there are that many. The second is a
 server that answers the same without doing anything: what the first reaches with it is
-the generator's own limit. The third appends 4 KiB and syncs them, again and again.
-The first and the third print JSON. ``QBM_BENCH_CORE`` in the environment pins them.
+the generator's own limit. The third appends 4 KiB and syncs them, again and again. The
+fourth asks for metrics as a Prometheus does, RATE times a second, until SIGTERM.
+All but the second print JSON. ``QBM_BENCH_CORE`` in the environment pins them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import secrets
 import select
+import signal
 import socket
 import sys
 import time
@@ -24,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 _RECEIVE_BYTES = 65536
+_SCRAPE_ACCEPT = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 
 
 def body_of(info_hash: str) -> bytes:
@@ -188,6 +195,48 @@ def fdatasync(folder: Path, seconds: float, count: int) -> dict[str, Any]:
     return {"elapsed_s": elapsed_s, "latencies_s": latencies_s}
 
 
+def scrape(port: int, key: str, rate: float) -> dict[str, Any]:
+    """Ask for metrics over one connection until told to stop; the latencies, and what was wrong.
+
+    The first is asked for at once. One that comes late makes none of the others come faster.
+    """
+    told = False
+
+    def stop(*_: object) -> None:
+        nonlocal told
+        told = True
+
+    signal.signal(signal.SIGTERM, stop)
+    request = (
+        f"GET /status HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
+        f"Accept: {_SCRAPE_ACCEPT}\r\n\r\n"
+    ).encode()
+    latencies_s: list[float] = []
+    problems: list[str] = []
+    began = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while not told or not latencies_s:
+            sent_at = time.perf_counter()
+            client.sendall(request)
+            received = bytearray()
+            while not _complete(received):
+                data = client.recv(_RECEIVE_BYTES)
+                if not data:
+                    raise SystemExit("the service closed the connection")
+                received += data
+            latencies_s.append(time.perf_counter() - sent_at)
+            if received.split(b" ", 2)[1] != b"200" or not received.endswith(b"\n# EOF\n"):
+                problems.append(received[:200].decode("latin-1"))
+            time.sleep(max(0.0, sent_at + 1 / rate - time.perf_counter()))
+    return {
+        "elapsed_s": time.perf_counter() - began,
+        "latencies_s": latencies_s,
+        "problems": problems[:20],
+        "problem_count": len(problems),
+    }
+
+
 def main(arguments: list[str]) -> int:
     """Run one of the programs."""
     core = os.environ.get("QBM_BENCH_CORE")
@@ -202,6 +251,9 @@ def main(arguments: list[str]) -> int:
     elif program == "fdatasync":
         folder, seconds, count = rest
         print(json.dumps(fdatasync(Path(folder), float(seconds), int(count))))
+    elif program == "scrape":
+        port, key, rate = rest
+        print(json.dumps(scrape(int(port), key, float(rate))))
     else:
         raise SystemExit(__doc__)
     return 0
