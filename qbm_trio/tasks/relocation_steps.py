@@ -70,9 +70,13 @@ class Steps:
         client: QbittorrentClient,
         tiers: Tiers,
         proofs: Proofs,
+        nice: int,
         tier_anew: Callable[[Relocation], Awaitable[None]],
     ) -> None:
-        """``tier_anew`` makes sure that a torrent has a job that makes its copy again."""
+        """``tier_anew`` makes sure that a torrent has a job that makes its copy again.
+
+        ``nice`` is for threads that read whole files.
+        """
         self._roots = roots
         self._location_tags = location_tags
         self._grace_s = grace_s
@@ -80,7 +84,7 @@ class Steps:
         self._tiers = tiers
         self._proofs = proofs
         self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
-        self._deletion = Deletion(roots, tiers=tiers, proofs=proofs)
+        self._deletion = Deletion(roots, tiers=tiers, proofs=proofs, nice=nice)
         self._tier_anew = tier_anew
         self._began_s = trio.current_time()
         self._checked_s: dict[int, float] = {}  #: when each passed its recheck, since then
@@ -246,11 +250,11 @@ class Steps:
         One torrent's at a time: what is freed is measured, and is not to be another's.
         """
         async with self._deleting:
-            files = await self._deletion.prove(row)
+            proven = await self._deletion.prove(row)
             # The last look: all this took a while.
             if not await self._watch.is_as_left(row, row.to_path):
                 return None
-            return await self._deletion.delete(row, files)
+            return await self._deletion.delete(row, proven)
 
     async def _repair(self, row: Relocation) -> Result:
         why = "qBittorrent forgot the move, and did not take the copy again"

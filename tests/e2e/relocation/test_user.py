@@ -1,0 +1,45 @@
+"""What its user does in qBittorrent, or to its files, while a torrent is relocated."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from random import Random
+
+import pytest
+
+from qbm_trio.core.relocation import Step
+from tests.rig.library import sha256
+from tests.rig.relocations import OnBoth, World
+
+pytestmark = pytest.mark.qbittorrent
+
+
+async def test_a_file_that_was_edited_or_replaced_on_the_ssd_is_not_deleted(
+    on_both: OnBoth,
+) -> None:
+    """QBittorrent does not notice; the torrent is whole on the HDD, the file its user's."""
+
+    async def scenario(w: World) -> None:
+        names = ("edited", "replaced", "touched", "as it was")
+        id_ = await w.tiered("Kept", dict.fromkeys(names, 300_000))
+        folder = w.ssd.at / "tv/Kept"
+        edited, replaced, touched = (folder / name for name in names[:3])
+        with edited.open("r+b") as file:
+            file.seek(150_000)
+            file.write(b"a subtitle of my own")
+        new = folder / "new"
+        new.write_bytes(Random(zlib.crc32(b"mine")).randbytes(400_000))
+        new.rename(replaced)
+        os.utime(touched)
+        w.foreign |= {path: sha256(path) for path in (edited, replaced)}
+        figures = await w.run()
+        assert (figures.relocated, figures.failed_groups) == (1, 0)
+        row = await w.at_step(id_, Step.DONE)
+        assert "edited or replaced" in (row.error or "")
+        await w.whole(id_, at=w.hdd)
+        assert {path.name for path in folder.iterdir()} >= {"edited", "replaced"}
+        assert not touched.exists()
+        assert not (folder / "as it was").exists()
+
+    await on_both(scenario)
