@@ -18,12 +18,7 @@ from ..core.errors import TorrentUnknown
 from ..core.model import Torrent
 from ..core.readiness import MISSING_FILES, SEEDING
 from ..core.relocation import Event, Relocation, Step
-from ..core.relocation_polls import (
-    STOPPED,
-    judge_repointed,
-    judge_returned,
-    judge_stopped,
-)
+from ..core.relocation_polls import STOPPED
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
 from .relocation_deletion import Deleted, Deletion
@@ -148,7 +143,7 @@ class Steps:
 
     async def _stop(self, row: Relocation) -> Result:
         await self._client.stop(row.torrent_id)
-        event = await self._watch.judged(row, judge_stopped, row.from_path)
+        event = await self._watch.stopped(row, row.from_path)
         if event is Event.ADVANCE:
             # Asked now, nothing need be rechecked if the answer is no.
             await self._proofs.copy_for_both(row)
@@ -162,7 +157,7 @@ class Steps:
         if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
             return _said(Event.FAIL, "it did not stay stopped")
         await self._client.set_location(row.torrent_id, row.to_path)
-        event = await self._watch.judged(row, judge_repointed, row.to_path)
+        event = await self._watch.repointed(row, row.to_path)
         if await self._proofs.vanished(before):  # perhaps only some files: it found the others
             return Result(
                 event=Event.MOVED,
@@ -265,7 +260,7 @@ class Steps:
             await self._client.stop(row.torrent_id)
             await self._settings.nothing_moves_it(row)  # it has forgotten that, too
             await self._client.set_location(row.torrent_id, row.to_path)
-            event = await self._watch.judged(row, judge_returned, row.to_path)
+            event = await self._watch.returned(row, row.to_path)
             if event is Event.ADVANCE:
                 event = await self._watch.recheck(row, row.to_path)
             if event is Event.ADVANCE:
@@ -301,7 +296,7 @@ class Steps:
         # unfinished there is not brought along under its own name.
         await self._names.on_ssd(row)
         await self._client.set_location(row.torrent_id, row.from_path)
-        event = await self._watch.judged(row, judge_returned, row.from_path)
+        event = await self._watch.returned(row, row.from_path)
         return _said(event, "qBittorrent did not go back to the SSD")
 
     async def _check_again(self, row: Relocation) -> Result:

@@ -14,6 +14,30 @@ from tests.rig.relocations import OnBoth, World
 
 pytestmark = pytest.mark.qbittorrent
 
+MOMENTS = {
+    "repointing": lambda w, strike: w.strikes.before_call("set_location", strike),
+    "checking": lambda w, strike: w.strikes.before_call("recheck", strike),
+    "checked": lambda w, strike: w.strikes.after_call("recheck", strike),
+    "restoring": lambda w, strike: w.strikes.before(Step.RESTORING, strike),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_one_that_its_user_rechecks_meanwhile_does_not_check_for_ever(
+    on_both: OnBoth, moment: str
+) -> None:
+    """Nor stays stopped: the check that it asked for ends so."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Rechecked")
+        MOMENTS[moment](w, lambda: w.qbt.api.torrents_recheck(torrent_hashes=id_))
+        figures = await w.run()
+        assert (figures.relocated, figures.failed_groups) == (1, 0)
+        await w.whole(id_, at=w.hdd)
+        assert w.on(w.ssd, id_) == set()
+
+    await on_both(scenario)
+
 
 async def test_a_file_that_was_edited_or_replaced_on_the_ssd_is_not_deleted(
     on_both: OnBoth,
