@@ -39,6 +39,27 @@ async def test_one_that_its_user_rechecks_meanwhile_does_not_check_for_ever(
     await on_both(scenario)
 
 
+@pytest.mark.parametrize("step", [Step.CHECKING, Step.WAITING])
+async def test_automatic_management_turned_on_meanwhile_leaves_it_whole_and_running(
+    on_both: OnBoth, step: Step
+) -> None:
+    """QBittorrent moves it back at once, and would again."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Managed")
+
+        def turn_on() -> None:
+            w.qbt.api.torrents_edit_category("tv", save_path=str(w.ssd.at / "tv"))
+            w.qbt.api.torrents_set_auto_management(enable=True, torrent_hashes=id_)
+
+        w.strikes.before(step, turn_on)
+        await w.run()
+        end = await w.at_step(id_, Step.DONE, Step.UNDONE)
+        await w.whole(id_, at=w.hdd if end.step is Step.DONE else w.ssd)
+
+    await on_both(scenario)
+
+
 async def test_a_file_that_was_edited_or_replaced_on_the_ssd_is_not_deleted(
     on_both: OnBoth,
 ) -> None:
