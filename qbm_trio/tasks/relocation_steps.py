@@ -27,6 +27,7 @@ from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
 from .relocation_settings import TorrentSettings
 from .relocation_watch import TorrentGone, TorrentWatch
+from .relocation_way_back import WayBack
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Steps:
         self._proofs = proofs
         self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
         self._deletion = Deletion(roots, tiers=tiers, proofs=proofs, nice=nice)
+        self._way_back = WayBack(roots, tiers=tiers, proofs=proofs)
         self._tier_anew = tier_anew
         self._began_s = trio.current_time()
         self._checked_s: dict[int, float] = {}  #: when each passed its recheck, since then
@@ -295,6 +297,10 @@ class Steps:
         # brought along, and take its place. Not undone on the HDD now: what is called
         # unfinished there is not brought along under its own name.
         await self._names.on_ssd(row)
+        if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
+            obstacle = await self._way_back.obstacle(row)
+            if obstacle is not None:
+                return Result(event=Event.FAIL, why=obstacle)
         await self._client.set_location(row.torrent_id, row.from_path)
         event = await self._watch.returned(row, row.from_path)
         return _said(event, "qBittorrent did not go back to the SSD")

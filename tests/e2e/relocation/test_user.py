@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from functools import partial
 from random import Random
 
 import pytest
@@ -14,6 +15,8 @@ from tests.rig.relocations import OnBoth, World
 
 pytestmark = pytest.mark.qbittorrent
 
+BIG = {"a": 1_600_000, "sub/b": 1_200_000}
+"""More than is left free on the SSD in a run."""
 MOMENTS = {
     "repointing": lambda w, strike: w.strikes.before_call("set_location", strike),
     "checking": lambda w, strike: w.strikes.before_call("recheck", strike),
@@ -29,7 +32,7 @@ async def test_one_that_its_user_rechecks_meanwhile_does_not_check_for_ever(
     """Nor stays stopped: the check that it asked for ends so."""
 
     async def scenario(w: World) -> None:
-        id_ = await w.tiered("Rechecked")
+        id_ = await w.tiered("Rechecked", BIG)
         MOMENTS[moment](w, lambda: w.qbt.api.torrents_recheck(torrent_hashes=id_))
         figures = await w.run()
         assert (figures.relocated, figures.failed_groups) == (1, 0)
@@ -56,6 +59,31 @@ async def test_automatic_management_turned_on_meanwhile_leaves_it_whole_and_runn
         await w.run()
         end = await w.at_step(id_, Step.DONE, Step.UNDONE)
         await w.whole(id_, at=w.hdd if end.step is Step.DONE else w.ssd)
+
+    await on_both(scenario)
+
+
+@pytest.mark.parametrize("step", [Step.CHECKING, Step.WAITING])
+async def test_one_that_is_renamed_meanwhile_stays_on_the_hdd_if_the_ssd_has_no_room(
+    on_both: OnBoth, step: Step
+) -> None:
+    """On its way back, a part of the file would be left on the SSD, and taken for the file."""
+
+    async def scenario(w: World) -> None:
+        id_ = await w.tiered("Named", BIG)
+        rename = partial(
+            w.qbt.api.torrents_rename_file,
+            torrent_hash=id_,
+            old_path="Named/a",
+            new_path="Named/another",
+        )
+        w.strikes.before(step, rename)
+        figures = await w.ended(await w.begin())
+        assert (figures.relocated, figures.failed_groups) == (0, 1)
+        await w.at_step(id_, Step.MOVED)
+        assert w.on(w.ssd, id_) == w.files(id_)  # by their old names
+        w.content[id_]["Named/another"] = w.content[id_].pop("Named/a")
+        await w.whole(id_, at=w.hdd)
 
     await on_both(scenario)
 
