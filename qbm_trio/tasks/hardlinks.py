@@ -1,8 +1,9 @@
-"""What another torrent has on the HDD already is hardlinked there, not copied again.
+"""What is on the HDD already, elsewhere, is hardlinked there and not copied again.
 
-Cross-seeds share files on the SSD: by the same paths, or by hardlinks elsewhere. The
-journal knows which file of the SSD each copy was made from. That is a hint and no more;
-the torrent's own piece hashes, compared with what the HDD holds, are the proof.
+It is another torrent's, or this one's by the names that it had before. Cross-seeds share
+files on the SSD: by the same paths, or by hardlinks elsewhere. The journal knows which file
+of the SSD each copy was made from. That is a hint and no more; the torrent's own piece
+hashes, compared with what the HDD holds, are the proof.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ..adapters.journal import Journal
 from ..adapters.looking import Seen
 from ..core.errors import JobError, MustWait
 from ..core.model import Verification
+from ..core.text import number
 from .destinations import items_of
 from .planning import Plan
 from .published import PAGE
@@ -72,7 +74,7 @@ class Turns:
 
 
 class Hardlinks:
-    """Finds copies of other torrents, and stages hardlinks to those that are right."""
+    """Finds what the HDD has already, and stages hardlinks to what of it is right."""
 
     def __init__(
         self,
@@ -107,15 +109,35 @@ class Hardlinks:
                     besides=plan.torrent.id,
                 )
             )
+        records += await self._by_old_names(plan)
         recorded: dict[int, list[journal_copies.CopyFile]] = defaultdict(list)
         for record in records:
-            assert record.source_inode is not None
-            for index in sources[record.source_inode]:
+            for index in sources.get(record.source_inode or 0, ()):
                 if record.size_bytes == plan.files[index].size_bytes:
                     recorded[index].append(record)
         if not recorded:
             return {}
         return await find_originals(self._hdd, seen, recorded, limiter=self._disk)
+
+    async def _by_old_names(self, plan: Plan) -> list[journal_copies.CopyFile]:
+        """What its own earlier copy has by names that its user has changed since."""
+        if not plan.published_before:
+            return []
+        files = await self._journal.do(partial(journal_copies.files, torrent_id=plan.torrent.id))
+
+        def renamed() -> list[journal_copies.CopyFile]:
+            names = {str(file.on_hdd) for file in plan.files}
+            return [file for file in files if file.path not in names]
+
+        old = await compute(renamed, limiter=self._computing)
+        if old:
+            log.warning(
+                "renamed since it was copied: what is on the HDD by the old names stays there, as "
+                "%s such as %s, and is yours to delete",
+                number(len(old), "file"),
+                self._hdd / old[0].path,
+            )
+        return old
 
     async def stage(
         self,

@@ -117,6 +117,7 @@ def space_management(
             tiers=tiers,
             nice=settings.copy_operation_nice_level,
         ),
+        nice=settings.copy_operation_nice_level,
         tier_anew=partial(tier_anew, jobs),
     )
     return SpaceManagement(

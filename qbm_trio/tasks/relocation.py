@@ -84,10 +84,13 @@ class GroupWatch:
         self.decided.set()
         self.settled.set()
 
-    def held_up(self, row: Relocation, error: Exception) -> None:
-        """It is `stuck` at this row."""
-        self.obstacles[row.id] = str(error) or repr(error)
+    def held_up(self, row: Relocation, error: Exception) -> bool:
+        """It is `stuck` at this row; whether that, and why, is news."""
+        obstacle = str(error) or repr(error)
+        news = self.obstacles.get(row.id) != obstacle
+        self.obstacles[row.id] = obstacle
         self.stuck()
+        return news
 
     def error_of(self, row: Relocation) -> str | None:
         """What is wrong with a row: why it goes back, and what stands in its way now."""
@@ -255,8 +258,8 @@ class Relocator:
                 if row.step in FORWARD or hopeless:
                     return _failed(error)
                 # From here on only the end helps the user: never given up.
-                log.error("%r: %s: %s; trying again", row.name, row.step, error)
-                watch.held_up(row, error)
+                if watch.held_up(row, error):  # it may last for days
+                    log.error("%r: %s: %s; trying again", row.name, row.step, error)
                 await trio.sleep(RETRY_S)
             except JournalUnwritable:
                 raise

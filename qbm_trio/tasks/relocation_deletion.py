@@ -13,6 +13,8 @@ import trio
 from ..adapters import disk
 from ..adapters.ssd_deletion import JudgedFile, LeftFile, delete_files
 from ..adapters.ssd_files import real_places
+from ..adapters.ssd_originals import changed_since_copied
+from ..core.errors import SourceChanged
 from ..core.relocation import Relocation
 from ..core.roots import Roots
 from ..core.text import number
@@ -29,6 +31,14 @@ FREED_LOOK_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Deletable:
+    """What may be deleted, and what is kept though it is the torrent's by its name."""
+
+    files: tuple[JudgedFile, ...]
+    kept: tuple[LeftFile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
     """What came of a deletion."""
 
@@ -39,12 +49,15 @@ class Deleted:
 class Deletion:
     """Deletes what is proven to have its copy, and to be nobody else's."""
 
-    def __init__(self, roots: Roots, *, tiers: Tiers, proofs: Proofs) -> None:
+    def __init__(self, roots: Roots, *, tiers: Tiers, proofs: Proofs, nice: int) -> None:
+        """``nice`` is for the thread that compares files with their copies."""
         self._roots = roots
         self._limiter = tiers.ssd.limiter
         self._proofs = proofs
+        self._nice = nice
+        self._reading = trio.CapacityLimiter(1)
 
-    async def prove(self, row: Relocation) -> tuple[JudgedFile, ...]:
+    async def prove(self, row: Relocation) -> Deletable:
         """The files of a torrent that may be deleted on the SSD now.
 
         Raises:
@@ -58,9 +71,13 @@ class Deletion:
         files = tuple(both for both in judged if real[str(both.path)] not in claimed)
         if len(files) < len(judged):
             log.warning("%r: left on the SSD, for others have it: %s", row.name, sorted(claimed))
-        return files
+        changed = await changed_since_copied(files, limiter=self._reading, nice=self._nice)
+        return Deletable(
+            files=tuple(both for both in files if both.path not in changed),
+            kept=tuple(LeftFile(path=path, error=_edited(path)) for path in sorted(changed)),
+        )
 
-    async def delete(self, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+    async def delete(self, row: Relocation, proven: Deletable) -> Deleted:
         """Delete them, but for those that the disk refuses to delete one by one.
 
         Raises:
@@ -69,15 +86,16 @@ class Deletion:
         before = await self._free_bytes()
         done = await delete_files(
             self._roots.ssd,
-            files,
+            proven.files,
             save_path=Path(self._roots.mapped(row.from_path)),
             limiter=self._limiter,
         )
-        for left in done.left:
-            log.warning("%r: left on the SSD: %s", row.name, left.error)
+        left = (*proven.kept, *done.left)
+        for file in left:
+            log.warning("%r: left on the SSD: %s", row.name, file.error)
         log.info("relocated %r: %s deleted on the SSD", row.name, number(len(done.files), "file"))
         freed_bytes = await self._freed_bytes(before, done.disk_bytes)
-        return Deleted(freed_bytes=freed_bytes, left=_said(done.left))
+        return Deleted(freed_bytes=freed_bytes, left=_said(left))
 
     async def _free_bytes(self) -> int:
         return (await disk.disk_space(self._roots.ssd, limiter=self._limiter)).free_bytes
@@ -90,6 +108,13 @@ class Deletion:
                 await trio.sleep(FREED_LOOK_S)
                 freed = await self._free_bytes() - before
         return max(0, freed)
+
+
+def _edited(path: Path) -> SourceChanged:
+    return SourceChanged(
+        f"{path} was edited or replaced since it was copied, so the HDD does not have it; it is "
+        "yours to move or delete"
+    )
 
 
 def _said(left: Sequence[LeftFile]) -> str | None:

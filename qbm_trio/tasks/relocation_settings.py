@@ -96,13 +96,18 @@ class TorrentSettings:
     async def _start(self, row: Relocation) -> None:
         """Start it as it ran; qBittorrent may not hear it while it checks: then again."""
         for _ in range(STARTS):
-            if row.force_start:
-                await self._client.set_force_start(row.torrent_id, True)
-            else:
-                await self._client.start(row.torrent_id)
+            await self._tell_to_start(row)
             sessions = self._client.sessions
             seen = await self._watch.seen(row, lambda torrent: torrent.state not in STOPPED)
+            # One that was stopped when its user asked for a check is so after it again.
+            seen = seen and await self._watch.runs_after_checks(row, wake=self._tell_to_start)
             # Killed right then, it looks through its torrents first, then stops it again.
             if seen and self._client.sessions == sessions:
                 return
         log.error("%r does not start; start it in qBittorrent", row.name)
+
+    async def _tell_to_start(self, row: Relocation) -> None:
+        if row.force_start:
+            await self._client.set_force_start(row.torrent_id, True)
+        else:
+            await self._client.start(row.torrent_id)

@@ -18,12 +18,7 @@ from ..core.errors import TorrentUnknown
 from ..core.model import Torrent
 from ..core.readiness import MISSING_FILES, SEEDING
 from ..core.relocation import Event, Relocation, Step
-from ..core.relocation_polls import (
-    STOPPED,
-    judge_repointed,
-    judge_returned,
-    judge_stopped,
-)
+from ..core.relocation_polls import STOPPED
 from ..core.roots import Roots
 from ..core.space import RELOCATING_TAG
 from .relocation_deletion import Deleted, Deletion
@@ -32,6 +27,7 @@ from .relocation_names import OwnNames
 from .relocation_proofs import NotAsPlanned, Proofs
 from .relocation_settings import TorrentSettings
 from .relocation_watch import TorrentGone, TorrentWatch
+from .relocation_way_back import WayBack
 from .tiers import Tiers
 
 log = logging.getLogger(__name__)
@@ -70,9 +66,13 @@ class Steps:
         client: QbittorrentClient,
         tiers: Tiers,
         proofs: Proofs,
+        nice: int,
         tier_anew: Callable[[Relocation], Awaitable[None]],
     ) -> None:
-        """``tier_anew`` makes sure that a torrent has a job that makes its copy again."""
+        """``tier_anew`` makes sure that a torrent has a job that makes its copy again.
+
+        ``nice`` is for threads that read whole files.
+        """
         self._roots = roots
         self._location_tags = location_tags
         self._grace_s = grace_s
@@ -80,7 +80,8 @@ class Steps:
         self._tiers = tiers
         self._proofs = proofs
         self._names = OwnNames(roots, tiers=tiers, proofs=proofs)
-        self._deletion = Deletion(roots, tiers=tiers, proofs=proofs)
+        self._deletion = Deletion(roots, tiers=tiers, proofs=proofs, nice=nice)
+        self._way_back = WayBack(roots, tiers=tiers, proofs=proofs)
         self._tier_anew = tier_anew
         self._began_s = trio.current_time()
         self._checked_s: dict[int, float] = {}  #: when each passed its recheck, since then
@@ -144,7 +145,7 @@ class Steps:
 
     async def _stop(self, row: Relocation) -> Result:
         await self._client.stop(row.torrent_id)
-        event = await self._watch.judged(row, judge_stopped, row.from_path)
+        event = await self._watch.stopped(row, row.from_path)
         if event is Event.ADVANCE:
             # Asked now, nothing need be rechecked if the answer is no.
             await self._proofs.copy_for_both(row)
@@ -158,7 +159,7 @@ class Steps:
         if (await self._watch.torrent(row.torrent_id)).state not in STOPPED:
             return _said(Event.FAIL, "it did not stay stopped")
         await self._client.set_location(row.torrent_id, row.to_path)
-        event = await self._watch.judged(row, judge_repointed, row.to_path)
+        event = await self._watch.repointed(row, row.to_path)
         if await self._proofs.vanished(before):  # perhaps only some files: it found the others
             return Result(
                 event=Event.MOVED,
@@ -246,11 +247,11 @@ class Steps:
         One torrent's at a time: what is freed is measured, and is not to be another's.
         """
         async with self._deleting:
-            files = await self._deletion.prove(row)
+            proven = await self._deletion.prove(row)
             # The last look: all this took a while.
             if not await self._watch.is_as_left(row, row.to_path):
                 return None
-            return await self._deletion.delete(row, files)
+            return await self._deletion.delete(row, proven)
 
     async def _repair(self, row: Relocation) -> Result:
         why = "qBittorrent forgot the move, and did not take the copy again"
@@ -261,7 +262,7 @@ class Steps:
             await self._client.stop(row.torrent_id)
             await self._settings.nothing_moves_it(row)  # it has forgotten that, too
             await self._client.set_location(row.torrent_id, row.to_path)
-            event = await self._watch.judged(row, judge_returned, row.to_path)
+            event = await self._watch.returned(row, row.to_path)
             if event is Event.ADVANCE:
                 event = await self._watch.recheck(row, row.to_path)
             if event is Event.ADVANCE:
@@ -296,8 +297,12 @@ class Steps:
         # brought along, and take its place. Not undone on the HDD now: what is called
         # unfinished there is not brought along under its own name.
         await self._names.on_ssd(row)
+        if self._at_hdd(row, await self._watch.torrent(row.torrent_id)):
+            obstacle = await self._way_back.obstacle(row)
+            if obstacle is not None:
+                return Result(event=Event.FAIL, why=obstacle)
         await self._client.set_location(row.torrent_id, row.from_path)
-        event = await self._watch.judged(row, judge_returned, row.from_path)
+        event = await self._watch.returned(row, row.from_path)
         return _said(event, "qBittorrent did not go back to the SSD")
 
     async def _check_again(self, row: Relocation) -> Result:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -14,8 +15,18 @@ from ..core.client import QbittorrentClient
 from ..core.errors import TorrentUnknown
 from ..core.model import Torrent, TorrentId
 from ..core.relocation import Event, Relocation
-from ..core.relocation_polls import Poll, judge_rechecked, judge_seeding
+from ..core.relocation_polls import (
+    STOPPED,
+    Poll,
+    judge_rechecked,
+    judge_repointed,
+    judge_returned,
+    judge_seeding,
+    judge_stopped,
+)
 from ..core.space import RELOCATING_TAG
+
+log = logging.getLogger(__name__)
 
 GONE_AFTER_S: Final = 600.0
 """So long one is missed by a qBittorrent of which nothing else is known: it may have been
@@ -30,6 +41,10 @@ SEEN_WITHIN_S: Final = 15.0
 """So long is waited until a setting that was changed is shown so."""
 REFRESH_AGE_S: Final = 60.0
 """So long qBittorrent's refresh interval is taken for unchanged: its user may change it."""
+STANDSTILL_S: Final = 300.0
+"""So long a check may show no progress: it waits its turn, or will never end."""
+NOT_DUE_S: Final = 5.0
+"""The same, where none should be going on."""
 _SHORTEST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 5.0
 _POLLS_KEPT: Final = 100
@@ -37,6 +52,27 @@ _POLLS_KEPT: Final = 100
 
 class TorrentGone(TorrentUnknown):
     """It was missed for so long that its user must have removed it."""
+
+
+class _Standstill:
+    """Notices a check that shows no progress for long."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._since_s = 0.0
+        self._progress: float | None = None  #: of the check; None while there is none
+
+    def lasts(self, poll: Poll) -> bool:
+        """Whether it has lasted, with this poll; if so, it begins anew."""
+        # Not that of a start, for which thousands of torrents may wait.
+        checks = poll.torrent.state in ("checkingUP", "checkingDL")
+        progress = poll.torrent.progress if checks else None
+        if progress != self._progress:
+            self._progress, self._since_s = progress, poll.at_s
+        lasts = checks and poll.at_s - self._since_s >= self._patience_s
+        if lasts:
+            self._progress = None
+        return lasts
 
 
 class TorrentWatch:
@@ -89,24 +125,78 @@ class TorrentWatch:
         return any(RELOCATING_TAG in torrent.tags for torrent in torrents)
 
     async def judged(
-        self, row: Relocation, judge: Callable[..., Event | None], place: str
+        self,
+        row: Relocation,
+        judge: Callable[..., Event | None],
+        place: str,
+        *,
+        wake: Callable[[], Awaitable[None]] | None = None,
+        patience_s: float | None = None,
     ) -> Event:
         """What ``judge`` makes of the answers, as soon as it makes anything of them.
 
         It is given the service's paths: of qBittorrent's, one tier may be mounted below the
         other, and what is there would seem to be on both.
+
+        Args:
+            row: whose torrent.
+            judge: gets all polls, in order.
+            place: what it is asked about.
+            wake: ends a check that shows no progress for long, or begins it anew. Told to
+                check once more while it checks, or moved, qBittorrent checks for ever (seen
+                on 4.5.2 and 5.1.0), and its user may tell it so at any time.
+            patience_s: for how long; `STANDSTILL_S` unless given.
         """
         refresh_s = await self._refresh_interval_s()
         began_s = trio.current_time()
         polls: list[Poll] = []
+        standstill = _Standstill(STANDSTILL_S if patience_s is None else patience_s)
         while True:
             polls = [*polls[-_POLLS_KEPT:], await self._poll(row)]
             event = judge(polls, place=self._mapped(place), refresh_s=refresh_s)
             if event is not None:
                 return event
+            if wake is not None and standstill.lasts(polls[-1]):
+                log.info("%r: its check does not get on; it is ended, or begun anew", row.name)
+                await wake()
             # A recheck may take hours.
             longest_s = min(_LONGEST_PAUSE_S, (polls[-1].at_s - began_s) / 20)
             await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2, longest_s))
+
+    async def stopped(self, row: Relocation, place: str) -> Event:
+        """Whether one that was told to has stopped, complete and at ``place``."""
+        return await self.judged(row, judge_stopped, place, wake=self._stop(row))
+
+    async def repointed(self, row: Relocation, place: str) -> Event:
+        """How ``setLocation`` of a stopped torrent to files at ``place`` has ended."""
+        return await self._moved(row, judge_repointed, place)
+
+    async def returned(self, row: Relocation, place: str) -> Event:
+        """How ``setLocation`` of a stopped torrent to ``place``, where it was, has ended."""
+        return await self._moved(row, judge_returned, place)
+
+    async def _moved(
+        self, row: Relocation, judge: Callable[..., Event | None], place: str
+    ) -> Event:
+        # Stopped, it waits for the check that is to come.
+        return await self.judged(row, judge, place, wake=self._stop(row), patience_s=NOT_DUE_S)
+
+    def _stop(self, row: Relocation) -> Callable[[], Awaitable[None]]:
+        return partial(self._client.stop, row.torrent_id)
+
+    async def runs_after_checks(
+        self, row: Relocation, *, wake: Callable[[Relocation], Awaitable[None]]
+    ) -> bool:
+        """Whether one that was started runs, once no check goes on; ``wake`` as in `judged`."""
+
+        def judge(polls: list[Poll], **_: object) -> Event | None:
+            state = polls[-1].torrent.state
+            if state.startswith("checking"):
+                return None
+            return Event.FAIL if state in STOPPED else Event.ADVANCE
+
+        event = await self.judged(row, judge, row.from_path, wake=partial(wake, row))
+        return event is Event.ADVANCE
 
     async def seeds_at(self, row: Relocation, place: str) -> Event:
         """Whether a torrent that had passed its recheck is still complete at ``place``."""
@@ -136,10 +226,20 @@ class TorrentWatch:
         """
         # It may be checking already: since before a restart of the service, or started by its
         # user. Told so once more it would check for ever (seen on 4.5.2 and 5.1.0).
-        await self._client.stop(row.torrent_id)
-        await self._client.recheck(row.torrent_id)
-        sessions, called_s = self._client.sessions, trio.current_time()
-        event = await self.judged(row, partial(judge_rechecked, called_s=called_s), place)
+        called_s = -inf
+
+        async def begin() -> None:
+            nonlocal called_s
+            await self._client.stop(row.torrent_id)
+            await self._client.recheck(row.torrent_id)
+            called_s = trio.current_time()
+
+        def judge(polls: list[Poll], *, place: str, refresh_s: float) -> Event | None:
+            return judge_rechecked(polls, called_s=called_s, place=place, refresh_s=refresh_s)
+
+        await begin()
+        sessions = self._client.sessions
+        event = await self.judged(row, judge, place, wake=begin)
         return event if self._client.sessions == sessions else Event.FAIL
 
     async def seen(self, row: Relocation, condition: Callable[[Torrent], bool]) -> bool:

@@ -117,6 +117,25 @@ async def test_a_differing_file_at_the_destination_still_is_a_conflict(
         assert service.staging() == []
 
 
+async def test_one_that_is_renamed_after_its_copy_was_made_is_not_copied_again(
+    qbt: Qbt, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with inside(tmp_path, qbt.url) as service:
+        torrent = put(qbt, service.ssd, "Old", FILES, category="tv")
+        assert_tiered(await service.tier(torrent.id), copied=SIZE)
+        qbt.api.torrents_rename_folder(torrent.id, old_path="Old", new_path="New")
+        qbt.wait_for(lambda: all((service.ssd / "New" / f).exists() for f in FILES), "renamed")
+
+        assert_tiered(await service.tier(torrent.id), copied=0)
+
+        assert inodes(service.hdd / "tv/Old") == inodes(service.hdd / "tv/New")
+        assert whole(service.hdd / "tv/New", service.ssd / "New")
+        (said,) = [line for line in caplog.messages if "renamed since" in line]
+        assert f"3 files such as {service.hdd / 'tv/Old/a'}" in said
+        assert_tiered(await service.tier(torrent.id), copied=0)
+        assert caplog.messages.count(said) == 1, "now these are its names"
+
+
 async def test_both_notified_at_once_are_stored_once(qbt: Qbt, tmp_path: Path) -> None:
     async with inside(tmp_path, qbt.url, MAX_CONCURRENT_COPY_OPERATIONS="2") as service:
         ids = [await service.notify(torrent.id) for torrent in both(qbt, service, "At once")]

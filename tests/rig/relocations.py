@@ -53,6 +53,8 @@ SPED_UP = {
     "qbm_trio.tasks.relocation.RETRY_S": 0.2,
     "qbm_trio.tasks.relocation_watch._SHORTEST_PAUSE_S": 0.05,
     "qbm_trio.tasks.relocation_watch.SEEN_WITHIN_S": 2.0,
+    "qbm_trio.tasks.relocation_watch.STANDSTILL_S": 2.0,
+    "qbm_trio.tasks.relocation_watch.NOT_DUE_S": 0.5,
     "qbm_trio.tasks.relocation_watch.GONE_AFTER_S": 0.5,
     "qbm_trio.tasks.relocation_watch.GONE_LOOK_S": 0.1,
     "qbm_trio.tasks.tiers.PROBE_INTERVAL_S": 0.1,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
-from qbm_trio.adapters.ssd_deletion import JudgedFile
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.tasks import relocation_deletion
-from qbm_trio.tasks.relocation_deletion import Deleted, Deletion
+from qbm_trio.tasks.relocation_deletion import Deletable, Deleted, Deletion
 from tests.fakes.qbittorrent import away
 from tests.rig.shelves import EACH_BYTES, FILES, Shelf, held, run, shelf
 from tests.rig.torrents import make_torrent
@@ -32,7 +30,7 @@ async def test_who_comes_to_have_the_files_while_a_check_is_waited_for_keeps_the
     monkeypatch.setattr(relocation_deletion, "CLAIM_AGE_S", 0.0)
     prove, proven = Deletion.prove, 0
 
-    async def proving(self: Deletion, row: Relocation) -> tuple[JudgedFile, ...]:
+    async def proving(self: Deletion, row: Relocation) -> Deletable:
         nonlocal proven
         files = await prove(self, row)
         proven += 1
@@ -64,7 +62,7 @@ async def test_two_deletions_at_once_count_what_each_has_freed(
 ) -> None:
     delete, under_way, both = Deletion.delete, 0, trio.Event()
 
-    async def deleting(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+    async def deleting(self: Deletion, row: Relocation, files: Deletable) -> Deleted:
         nonlocal under_way
         under_way += 1
         if under_way == 2:
@@ -87,7 +85,7 @@ async def test_what_was_freed_counts_also_when_qbittorrent_is_away_right_after_i
 ) -> None:
     delete, deleted = Deletion.delete, 0
 
-    async def deleting(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+    async def deleting(self: Deletion, row: Relocation, files: Deletable) -> Deleted:
         nonlocal deleted
         deleted += 1
         done = await delete(self, row, files)

@@ -77,9 +77,12 @@ async def test_a_repair_goes_on_when_the_disk_that_was_away_is_back(
 
 
 async def test_a_repair_waits_until_qbittorrent_sees_the_hdd_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its container was started before the disk was mounted; the SSD's files are gone."""
+    """Its container was started before the disk was mounted; the SSD's files are gone.
+
+    That is in the log once, however often it is tried.
+    """
     async with shelf(tmp_path, monkeypatch) as it:
         (id_,) = await it.shelf_of(1)
         await it.leave_free(0)
@@ -90,6 +93,10 @@ async def test_a_repair_waits_until_qbittorrent_sees_the_hdd_too(
     async with shelf(tmp_path, monkeypatch, fake=it.fake) as it:
         it.fake.disk = lambda path: Path(path.replace(str(it.inside.hdd), str(tmp_path / "no")))
         await condition(lambda: "qBittorrent does not see" in (shown(it) or ""))
+        tries = it.fake.calls.count
+        asked = next(call for call in it.fake.calls if call[0] == "folder")
+        await condition(lambda: tries(asked) >= 4)
+        assert sum("qBittorrent does not see" in line for line in caplog.messages) == 1
         assert it.state(id_)[1] == "ssd"
         it.fake.disk = Path
         assert (await it.all_ended())["T0"].step is Step.DONE

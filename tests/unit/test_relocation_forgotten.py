@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from qbm_trio.adapters.ssd_deletion import JudgedFile
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.core.space import RELOCATING_TAG
-from qbm_trio.tasks.relocation_deletion import Deleted, Deletion
+from qbm_trio.tasks.relocation_deletion import Deletable, Deleted, Deletion
 from tests.rig.inside import condition
 from tests.rig.shelves import EACH_BYTES, Shelf, corrupt_copy, held, run, shelf
 
@@ -211,7 +209,7 @@ async def test_what_slips_back_while_its_settings_are_told_is_seen_before_the_de
     async with shelf(tmp_path, monkeypatch) as it:
         (id_,) = await it.shelf_of(1)
 
-        async def killed_meanwhile(self: Deletion, row: Relocation) -> tuple[JudgedFile, ...]:
+        async def killed_meanwhile(self: Deletion, row: Relocation) -> Deletable:
             files = await prove(self, row)
             if not deleted_at and it.fake.watch is None:  # once
                 it.fake.change(id_, tags={RELOCATING_TAG})
@@ -225,7 +223,7 @@ async def test_what_slips_back_while_its_settings_are_told_is_seen_before_the_de
 
         async def nothing(*_: object) -> None: ...
 
-        async def seen(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+        async def seen(self: Deletion, row: Relocation, files: Deletable) -> Deleted:
             deleted_at.append(it.state(id_)[1])
             return await delete(self, row, files)
 
@@ -244,7 +242,7 @@ async def test_what_a_deletion_has_freed_counts_once_if_the_move_is_forgotten_ri
     async with shelf(tmp_path, monkeypatch) as it:
         (id_,) = await it.shelf_of(1)
 
-        async def killed(self: Deletion, row: Relocation, files: Sequence[JudgedFile]) -> Deleted:
+        async def killed(self: Deletion, row: Relocation, files: Deletable) -> Deleted:
             nonlocal slipped
             done = await delete(self, row, files)
             if not slipped:

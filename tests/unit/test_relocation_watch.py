@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from trio.testing import MockClock
 
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Step
+from qbm_trio.core.relocation_polls import Poll
+from qbm_trio.core.snapshot import met
 from qbm_trio.core.space import RELOCATING_TAG
 from qbm_trio.tasks import relocation_watch
 from qbm_trio.tasks.relocation_watch import (
@@ -145,3 +148,37 @@ async def test_who_is_sure_that_a_torrent_is_gone_does_not_wait_for_it_again(
             hold.go_on.set()
             assert (await it.all_ended())["T0"].step is Step.GONE
         assert waits == 1
+
+
+def poll(at_s: float, state: str, progress: float = 0.0) -> Poll:
+    return Poll(
+        at_s=at_s,
+        torrent=replace(met(TorrentId("a" * 40), "T", "a" * 40), state=state, progress=progress),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "at_s"),
+    [
+        ([("checkingUP", 0.0)], 60),
+        ([("checkingDL", 0.0)], 60),
+        ([("checkingUP", 0.0), ("checkingUP", 0.1)], 110),
+        ([("stoppedUP", 1.0), ("checkingUP", 0.0)], 110),
+        ([("checkingUP", 0.0), ("stoppedUP", 1.0), ("checkingUP", 0.0)], 160),
+        ([("moving", 0.0)], None),
+        ([("stoppedUP", 1.0)], None),
+        pytest.param([("checkingResumeData", 0.0)], None, id="a start, of thousands of torrents"),
+    ],
+)
+def test_a_check_stands_still_when_it_shows_no_progress_for_long(
+    shown: list[tuple[str, float]], at_s: int | None
+) -> None:
+    """Each is shown for 50 s, the last one on and on."""
+    standstill = relocation_watch._Standstill(60)
+    found = [
+        at
+        for at in range(0, 300, 10)
+        if standstill.lasts(poll(at, *shown[min(at // 50, len(shown) - 1)]))
+    ]
+    assert found[:1] == ([] if at_s is None else [at_s])
+    assert len(found) <= 4, "it is told so again only after as long a time"
