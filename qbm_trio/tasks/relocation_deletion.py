@@ -65,7 +65,7 @@ class Deletion:
         """
         judged = await self._proofs.whole_copy(row)
         await self._proofs.two_places(judged)
-        # Of those that are relocated with it none has a file on the SSD any more.
+        # Those that are relocated with it are listed on the HDD by now, and claim nothing here.
         claimed = await self._proofs.claimed([row], max_age_s=CLAIM_AGE_S)
         real = await real_places([str(both.path) for both in judged], limiter=self._limiter)
         files = tuple(both for both in judged if real[str(both.path)] not in claimed)

@@ -70,19 +70,21 @@ class TorrentSettings:
 
     async def _set_download_path(self, row: Relocation) -> None:
         """Set the folder for unfinished torrents again, if qBittorrent can still use it."""
-        try:
-            await self._client.set_download_path(row.torrent_id, row.download_path)
-        except (QbittorrentUnreachable, QbittorrentLoginRefused, TorrentUnknown):
-            raise
-        except QbittorrentError as error:
-            # It must not stay stopped for that.
-            log.error(
-                "%r: its folder for unfinished torrents, %s, is not set again: %s; mend the "
-                "folder, then set it in qBittorrent",
-                row.name,
-                row.download_path,
-                error,
-            )
+        for last in (False, True):
+            try:
+                await self._client.set_download_path(row.torrent_id, row.download_path)
+                return
+            except (QbittorrentUnreachable, QbittorrentLoginRefused, TorrentUnknown):
+                raise
+            except QbittorrentError as error:
+                if last:  # it must not stay stopped for that
+                    log.error(
+                        "%r: its folder for unfinished torrents, %s, is not set again: %s; "
+                        "mend the folder, then set it in qBittorrent",
+                        row.name,
+                        row.download_path,
+                        error,
+                    )
 
     async def run_as_before(self, row: Relocation, *, start: bool = True) -> None:
         """Start it if it ran, and take the tag off.

@@ -152,7 +152,8 @@ class TorrentWatch:
         polls: list[Poll] = []
         standstill = _Standstill(STANDSTILL_S if patience_s is None else patience_s)
         while True:
-            polls = [*polls[-_POLLS_KEPT:], await self._poll(row)]
+            at_s = trio.current_time()
+            polls = [*polls[-_POLLS_KEPT:], self._poll(at_s, await self.torrent(row.torrent_id))]
             event = judge(polls, place=self._mapped(place), refresh_s=refresh_s)
             if event is not None:
                 return event
@@ -160,7 +161,7 @@ class TorrentWatch:
                 log.info("%r: its check does not get on; it is ended, or begun anew", row.name)
                 await wake()
             # A recheck may take hours.
-            longest_s = min(_LONGEST_PAUSE_S, (polls[-1].at_s - began_s) / 20)
+            longest_s = min(_LONGEST_PAUSE_S, (at_s - began_s) / 20)
             await trio.sleep(max(_SHORTEST_PAUSE_S, refresh_s / 2, longest_s))
 
     async def stopped(self, row: Relocation, place: str) -> Event:
@@ -203,14 +204,17 @@ class TorrentWatch:
         return await self.judged(row, judge_seeding, place)
 
     async def is_as_left(self, row: Relocation, place: str) -> bool:
-        """As `seeds_at`, by the next answer alone, and with nothing to be told again."""
-        refresh_s, poll = await self._refresh_interval_s(), await self._poll(row)
+        """As `seeds_at`, by the next answer alone, and with nothing to be told again.
+
+        Raises:
+            TorrentUnknown: it is not known, perhaps for a moment only.
+        """
+        refresh_s, at_s = await self._refresh_interval_s(), trio.current_time()
+        poll = self._poll(at_s, await self._client.torrent(row.torrent_id))
         event = judge_seeding([poll], place=self._mapped(place), refresh_s=refresh_s)
         return event is Event.ADVANCE and RELOCATING_TAG not in poll.torrent.tags
 
-    async def _poll(self, row: Relocation) -> Poll:
-        at_s = trio.current_time()
-        said = await self.torrent(row.torrent_id)
+    def _poll(self, at_s: float, said: Torrent) -> Poll:
         torrent = replace(
             said,
             save_path=self._mapped(said.save_path),

@@ -320,9 +320,10 @@ class SpaceManagement:
             start=partial(self._start, nursery),
         )
         await run.carry_out()
-        await self._tiers.ssd.probe()  # for who looks now
         try:
-            missing_bytes = max(0, need.target_bytes - (await self._plans.space()).free_bytes)
+            space = await self._plans.space()
+            self._tiers.ssd.space = space  # for who looks now
+            missing_bytes = max(0, need.target_bytes - space.free_bytes)
         except JobError:  # said by the probes
             missing_bytes = plan.shortfall_bytes
         await self._record(asked, begun_at, run.figures(missing_bytes=missing_bytes))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from qbm_trio.core.errors import TorrentUnknown
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Relocation, Step
 from qbm_trio.tasks import relocation_deletion
@@ -119,3 +120,39 @@ async def test_what_is_no_file_any_more_ends_the_deletion_and_is_left(
         assert it.state(id_) == ("stalledUP", "hdd")
         assert it.files("T0", tier="hdd") == {"a", "b"}
         assert it.space.overview().relocations == ()
+
+
+async def test_a_torrent_that_is_not_known_for_a_while_does_not_hold_up_the_deletion_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prove, delete = Deletion.prove, Deletion.delete
+    proven, deleted = trio.Event(), list[str]()
+
+    async def proving(self: Deletion, row: Relocation) -> Deletable:
+        files = await prove(self, row)
+        if row.name == "T0":
+            proven.set()
+        return files
+
+    async def deleting(self: Deletion, row: Relocation, files: Deletable) -> Deleted:
+        deleted.append(row.name)
+        return await delete(self, row, files)
+
+    async def missing(name: str, *arguments: object) -> None:
+        if name == "torrent" and arguments == (first,) and proven.is_set() and not deleted:
+            raise TorrentUnknown("not known")
+
+    monkeypatch.setattr(Deletion, "prove", proving)
+    monkeypatch.setattr(Deletion, "delete", deleting)
+    async with shelf(tmp_path, monkeypatch) as it:
+        first, _ = await it.shelf_of(2)
+        await it.leave_free(0)
+        with held(monkeypatch, Step.DELETING, name="T1") as hold:
+            it.fake.watch = missing
+            it.space.trigger()
+            await hold.wait()
+            await proven.wait()
+            hold.go_on.set()
+            rows = await it.all_ended()
+        assert deleted == ["T1", "T0"]
+        assert {row.step for row in rows.values()} == {Step.DONE}

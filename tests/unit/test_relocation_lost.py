@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.core.errors import QbittorrentError
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Step
 from qbm_trio.core.space import PIN_TAG, RELOCATING_TAG
@@ -119,3 +120,46 @@ async def test_without_its_journal_one_whose_files_have_gone_is_left_alone_and_s
         assert (it.files("T"), it.files("T", tier="hdd")) == (left, set(FILES))
         (advice,) = [line for line in said(caplog) if "'T' is not started" in line]
         assert f"set its location to {it.inside.hdd / 'tv'} in qBittorrent" in advice
+
+
+async def test_without_its_journal_one_whose_torrent_file_is_refused_runs_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5.1 gives that of a version 2 torrent only after a recheck since its start."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.CHECKING) as hold:
+            it.space.trigger()
+            await hold.wait()
+    shutil.rmtree(tmp_path / "state")
+
+    async def refuse(name: str, *_: object) -> None:
+        if name == "export":
+            raise QbittorrentError("qBittorrent does not give the .torrent file: 409")
+
+    it.fake.watch = refuse
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, RECONCILE_INTERVAL_S=QUICK) as it:
+        await condition(lambda: RELOCATING_TAG not in it.fake.tags(id_))
+        assert (await it.all_ended())["T"].step is Step.MOVED
+        assert it.state(id_) == ("stalledUP", "hdd")
+        assert it.files("T") == set(FILES)
+
+
+@pytest.mark.parametrize("step", [Step.STOPPING, Step.CHECKING])
+async def test_without_its_journal_one_with_a_link_in_a_files_place_runs_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T")
+        await it.leave_free(0)
+        with held(monkeypatch, step, "taken" if step is Step.STOPPING else "recorded") as hold:
+            it.space.trigger()
+            await hold.wait()
+    shutil.rmtree(tmp_path / "state")
+    (it.inside.ssd / "tv/T/a").rename(tmp_path / "a")
+    (it.inside.ssd / "tv/T/a").symlink_to(tmp_path / "a")
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, RECONCILE_INTERVAL_S=QUICK) as it:
+        await condition(lambda: RELOCATING_TAG not in it.fake.tags(id_))
+        await it.all_ended()
+        assert it.state(id_) == ("stalledUP", "ssd" if step is Step.STOPPING else "hdd")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.core.errors import QbittorrentError
 from qbm_trio.core.relocation import Step
 from qbm_trio.tasks import relocation_watch
 from tests.rig.shelves import corrupt_copy, held, run, said, shelf
@@ -45,3 +46,22 @@ async def test_a_setting_that_is_turned_on_meanwhile_does_not_keep_it_from_going
             hold.go_on.set()
             assert (await it.all_ended())["T0"].step is Step.UNDONE
         assert it.state(id_) == ("stalledUP", "ssd")
+
+
+async def test_a_folder_for_unfinished_torrents_that_is_refused_once_is_set_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path / "incomplete")
+    async with shelf(tmp_path, monkeypatch) as it:
+        id_ = await it.tiered("T", download_path=folder)
+        refused: list[tuple[object, ...]] = []
+
+        async def refuse(name: str, *arguments: object) -> None:
+            if name == "set_download_path" and arguments == (id_, folder) and not refused:
+                refused.append(arguments)
+                raise QbittorrentError("qBittorrent refused a call: 409")
+
+        it.fake.watch = refuse
+        assert (await run(it))["T"].step is Step.DONE
+        assert refused
+        assert it.fake._torrents[id_].download_path == folder

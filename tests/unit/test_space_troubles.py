@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from qbm_trio.adapters import journal_relocations
+from qbm_trio.core.errors import MustWait
 from qbm_trio.core.model import JobState, Outcome, TorrentId, WaitReason
 from qbm_trio.core.relocation import FORWARD, Step
 from qbm_trio.tasks import space, tiers
@@ -339,3 +340,22 @@ async def test_the_row_of_an_earlier_group_does_not_stop_the_next_relocation_of_
         row = await it.inside.journal.do(newest)
         assert row is not None
         assert row.step is Step.DONE
+
+
+async def test_a_run_leaves_it_to_the_probes_to_say_that_a_disk_is_usable_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wake those who wait for it."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        tier = it.inside.service.tiers.ssd
+        with held(monkeypatch, Step.DELETING) as hold:
+            run_id = it.space.trigger().run_id
+            await hold.wait()
+            tier.troubled_by(MustWait("it was away", reason=WaitReason.TIER))
+            hold.go_on.set()
+            await it.ended(run_id)
+        assert tier.trouble is not None
+        assert tier.space is not None
+        assert tier.space.free_bytes == it.ssd.free_bytes == EACH_BYTES
