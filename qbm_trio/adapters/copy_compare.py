@@ -57,7 +57,8 @@ async def identical(
 
     Raises:
         SourceCorrupt: a shared piece fails, and does so with the sources alone, too.
-        SourceChanged, DiskError, MustWait: something could not be read.
+        SourceChanged, DestinationChanged: a source, or a candidate, was changed meanwhile.
+        DiskError, MustWait: something could not be read.
     """
     if not candidates:
         return frozenset()

@@ -66,6 +66,7 @@ class OpenInput:
 
     def __init__(self, folders: FolderHandle, source: Input) -> None:
         self.path = source.path
+        self._on_hdd = source.on_hdd
         self._error = read_back_error if source.on_hdd else read_error
         try:
             folder_fd = folders.open(str(source.path.parent))
@@ -75,13 +76,10 @@ class OpenInput:
         try:
             self.status = os.fstat(self.fd)
             if not is_regular(self.status):
-                raise SourceChanged(f"{source.path} is not a regular file")
+                raise self._changed("is not a regular file")
             if self.status.st_size != source.size_bytes:
-                if source.on_hdd:
-                    raise _vanished(source.path)
-                raise SourceChanged(
-                    f"{source.path} has {self.status.st_size} bytes instead of "
-                    f"{source.size_bytes}; recheck the torrent in qBittorrent"
+                raise self._changed(
+                    f"has {self.status.st_size} bytes instead of {source.size_bytes}"
                 )
             if source.size_bytes > BUFFER_BYTES:
                 # Doubles the kernel's read-ahead. WILLNEED made it slower (Linux 6.18).
@@ -98,26 +96,27 @@ class OpenInput:
             except OSError as error:
                 raise self._error(error, self.path) from error
             if count == 0:
-                raise SourceChanged(
-                    f"{self.path} shrank while it was read; recheck the torrent in qBittorrent"
-                )
+                raise self._changed("shrank while it was read")
             view = view[count:]
             offset_bytes += count
 
     def check_unchanged(self) -> None:
-        """Raise `SourceChanged` when it was written to since it was opened."""
+        """Raise when it was written to since it was opened."""
         try:
             now, then = os.fstat(self.fd), self.status
         except OSError as error:
             raise self._error(error, self.path) from error
         if (now.st_mtime_ns, now.st_size) != (then.st_mtime_ns, then.st_size):
-            raise SourceChanged(
-                f"{self.path} was changed while it was read; recheck the torrent in qBittorrent"
-            )
+            raise self._changed("was changed while it was read")
 
     def close(self) -> None:
         """Close it."""
         os.close(self.fd)
+
+    def _changed(self, how: str) -> JobError:
+        if self._on_hdd:
+            return _vanished(self.path)
+        return SourceChanged(f"{self.path} {how}; recheck the torrent in qBittorrent")
 
 
 def _vanished(path: Path) -> DestinationChanged:

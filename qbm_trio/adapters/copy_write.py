@@ -112,20 +112,22 @@ class StagedWriter:
     def take_unsynced(self) -> Callable[[], None]:
         """Give away what is not synced yet: the call syncs it, in whatever thread, once."""
         unsynced, self._unsynced = self._unsynced, {}
-        path, fds = self._path, [os.dup(fd) for fd in (self._fd, self._sync_fd) if fd >= 0]
-        partly = fds[0] if self._fd >= 0 else -1
-        folder_fd = fds[-1] if fds else -1
+        path = self._path
+        # Descriptors of its own, for the writer goes on and closes these.
+        partly_written_fd = os.dup(self._fd) if self._fd >= 0 else -1
+        folder_fd = os.dup(self._sync_fd) if self._sync_fd >= 0 else -1
 
         def sync() -> None:
             try:
                 sync_all(unsynced, folder_fd, _call)
-                if partly >= 0:
-                    disk_calls.fdatasync(partly)
+                if partly_written_fd >= 0:
+                    disk_calls.fdatasync(partly_written_fd)
             except OSError as error:
                 raise write_error(error, path) from error
             finally:
-                for fd in fds:
-                    os.close(fd)
+                for fd in (partly_written_fd, folder_fd):
+                    if fd >= 0:
+                        os.close(fd)
 
         return sync
 

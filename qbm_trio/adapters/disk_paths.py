@@ -83,8 +83,16 @@ def _prove(fd: int, path: str) -> None:
         real = os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         real = os.path.realpath(path)  # no /proc: the next best
-    if real not in (path, f"{path} (deleted)"):
+    if real not in (path, f"{path} (deleted)") and not _is_really_at(path, fd):
         raise UnsafePath(f"{path} leads to {real}: a symbolic link stands on the way")
+
+
+def _is_really_at(path: str, fd: int) -> bool:
+    """Whether the folder has that path all the same, spelt as somebody else asked for it.
+
+    So it is where case makes no difference (exFAT, shares; seen with NTFS-3G's ``ignore_case``).
+    """
+    return os.path.realpath(path) == path and os.path.samestat(os.fstat(fd), os.lstat(path))
 
 
 def is_regular(status: os.stat_result) -> bool:

@@ -84,7 +84,8 @@ class Destinations:
         Raises:
             DestinationConflict: a file is in the way that is not ours to touch.
             SameStorage: the tiers show the same files.
-            SourceCorrupt, SourceChanged, DiskError, MustWait: as `identical` does.
+            SourceCorrupt, SourceChanged, DestinationChanged, DiskError, MustWait: as
+                `identical` does.
         """
         present = [f for f in plan.files if f.wanted and seen[f.index].there is not None]
         await self._require_two_places(present, seen)

@@ -187,7 +187,7 @@ class Planner:
             BadMetainfo, UnsafePath: it cannot be.
         """
         files = await self._client.files(torrent.id)
-        reason = why_not_ready(torrent, files)
+        reason = why_not_ready(torrent, files) if files else "qBittorrent lists no file of it"
         if reason is not None:
             raise self._not_ready(job, reason)
         exported = await self._client.export(torrent.id)

@@ -359,10 +359,9 @@ class Proofs:
             return True
         _, planned = await self._planned(row)
         try:
-            whole = await self._whole(row, planned, on_ssd, sources=on_ssd)
+            return on_ssd.keys() <= await self._whole(row, planned, on_ssd, sources=on_ssd)
         except (Fatal, SourceChanged):
             return False
-        return on_ssd.keys() <= whole
 
     async def _whole(
         self,
@@ -377,15 +376,17 @@ class Proofs:
             return frozenset()
         exported = await self._client.export(row.torrent_id)
         meta = await self._compute(partial(metainfo.parse, exported))
+        places = [str(self._roots.ssd / file.on_ssd) for file in planned]
+        real = await real_places(places, limiter=self._tiers.ssd.limiter)
         items = [
             CopyItem(
                 index=file.index,
-                source=sources.get(file.index, self._roots.ssd / file.on_ssd),
+                source=sources.get(file.index, Path(real[place])),
                 size_bytes=file.size_bytes,
                 wanted=file.wanted,
                 staged=None,
             )
-            for file in planned
+            for file, place in zip(planned, places, strict=True)
         ]
         return await identical(meta, items, sought, limiter=self._reading, nice=self._nice)
 

@@ -86,14 +86,22 @@ class Staging:
         finally:
             ended = True
 
-    async def drop(self, job_id: JobId) -> None:
+    async def drop(self, job_id: JobId, *, ended: bool = False) -> None:
         """Remove what a job has staged. A disk that refuses is no failure.
 
         Of a disk that is away nothing is forgotten: what is staged there may be of use.
+
+        Args:
+            job_id: the job's.
+            ended: it has; its checkpoint ended with it, so that the journal is not needed.
+
+        Raises:
+            JournalUnwritable: the checkpoint could not be forgotten.
         """
         try:
             await self._tiers.hdd.check()
-            await self._forget(job_id)
+            if not ended:
+                await self._forget(job_id)
             await discard_staging(
                 self._hdd,
                 instance_id=self._tiers.instance_id,

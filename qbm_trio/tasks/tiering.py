@@ -137,11 +137,10 @@ class Tiering:
         except FailingDisk as error:
             self._tiers.hdd.failed_a_job(error)
             raise
-        if outcome is Outcome.TIERED:
-            self._planner.forget(running.job.id)  # its staging went with the publishing
-        else:
+        self._planner.forget(running.job.id)
+        if outcome is not Outcome.TIERED:  # else its staging went with the publishing
             # A try before this one may have been killed in mid-copy.
-            await self.discard(running.job.id)
+            await self._staging.drop(running.job.id, ended=outcome is None)
         return outcome
 
     async def _work(self, running: Running) -> Outcome | None:
@@ -194,9 +193,9 @@ class Tiering:
         )
 
     async def discard(self, job_id: JobId) -> None:
-        """Drop a job's partial data. What is published stays."""
+        """Drop the partial data of a job that has ended. What is published stays."""
         self._planner.forget(job_id)
-        await self._staging.drop(job_id)
+        await self._staging.drop(job_id, ended=True)
 
     async def staged(self) -> Sequence[JobId]:
         """The jobs of which the HDD holds partial data; none while it is away."""

@@ -577,24 +577,40 @@ async def test_a_source_that_is_not_the_expected_file_is_refused(
         await case.copy()
 
 
+def change_while_it_is_read(monkeypatch: pytest.MonkeyPatch, path: Path, how: str) -> None:
+    real = copy_stream.OpenInput.read_into
+
+    def read_into(self: copy_stream.OpenInput, view: memoryview, offset_bytes: int) -> None:
+        if self.path == path and how == "shrunk":
+            os.truncate(path, 10)
+        real(self, view, offset_bytes)
+        if self.path == path and how == "written":
+            os.utime(path)
+
+    monkeypatch.setattr(copy_stream.OpenInput, "read_into", read_into)
+
+
 @pytest.mark.parametrize("how", ["written", "shrunk"])
 async def test_a_source_that_changes_meanwhile_is_noticed(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make(tmp_path)
-    source = case.items[at(case, "d.bin")].source
-    real = copy_stream.OpenInput.read_into
-
-    def read_into(self: copy_stream.OpenInput, view: memoryview, offset_bytes: int) -> None:
-        if self.path == source and how == "shrunk":
-            os.truncate(source, 10)
-        real(self, view, offset_bytes)
-        if self.path == source and how == "written":
-            os.utime(source)
-
-    monkeypatch.setattr(copy_stream.OpenInput, "read_into", read_into)
+    change_while_it_is_read(monkeypatch, case.items[at(case, "d.bin")].source, how)
     with pytest.raises(SourceChanged, match=r"changed|shrank"):
         await case.copy()
+
+
+@pytest.mark.parametrize("how", ["written", "shrunk"])
+async def test_a_file_on_the_hdd_that_changes_meanwhile_is_not_blamed_on_qbittorrent(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make(tmp_path)
+    index = at(case, "d.bin")
+    candidate = tmp_path / "candidate"
+    candidate.write_bytes(case.items[index].source.read_bytes())
+    change_while_it_is_read(monkeypatch, candidate, how)
+    with pytest.raises(DestinationChanged, match=f"^{candidate} was removed from the HDD, or ch"):
+        await case.identical(index, candidate)
 
 
 async def test_items_that_are_not_the_torrents_files_are_refused(tmp_path: Path) -> None:

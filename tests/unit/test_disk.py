@@ -372,6 +372,37 @@ def test_a_folder_replaced_by_a_link_after_its_path_was_proven_is_refused(
         folders.open(str(inner))
 
 
+def test_a_folder_that_the_system_spells_in_another_case_is_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As exFAT, NTFS and shares may: it is called as whoever asked for it before did."""
+    path = tmp_path / "Films" / "caf\u00e9"
+    path.mkdir(parents=True)
+    spelt = str(tmp_path / "films" / "Cafe\u0301")
+    monkeypatch.setattr(os, "readlink", lambda _: spelt)
+    with disk_paths.FolderHandle() as folders:
+        assert os.path.samestat(os.fstat(folders.open(str(path))), path.stat())
+
+
+def test_a_link_to_a_name_in_another_case_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    (tmp_path / "a").rename(tmp_path / "A")
+    (tmp_path / "a").symlink_to("A")
+    with disk_paths.FolderHandle() as folders, pytest.raises(UnsafePath, match="stands"):
+        folders.open(str(inner))
+    # And one that is gone again when it is looked for.
+    through_link, real = os.open(tmp_path / "A" / "b", os.O_RDONLY), os.open
+    (tmp_path / "a").unlink()
+    inner.mkdir(parents=True)
+    monkeypatch.setattr(os, "open", lambda *_: through_link)
+    with disk_paths.FolderHandle() as folders, pytest.raises(UnsafePath, match="stands"):
+        folders.open(str(inner))
+    monkeypatch.setattr(os, "open", real)
+
+
 # -- what a refusal means ----------------------------------------------------------------
 
 

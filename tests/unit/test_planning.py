@@ -16,7 +16,7 @@ import trio
 from qbm_trio.adapters import journal_copies, metainfo
 from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import BadMetainfo, MustWait
-from qbm_trio.core.model import Job, JobId, TorrentId, WaitReason
+from qbm_trio.core.model import Job, JobId, TorrentFile, TorrentId, WaitReason
 from qbm_trio.core.placement import Place, plan_files
 from qbm_trio.tasks import planning
 from qbm_trio.tasks.planning import LOOK_AGAIN_S, Planner, UnknownForTooLong
@@ -121,6 +121,23 @@ async def test_a_list_asked_for_by_another_job_since_is_proof_enough(
         await fake.torrents()
         with pytest.raises(UnknownForTooLong):
             await plans.find(job("ab" * 20))
+
+
+async def test_a_torrent_of_which_no_file_is_listed_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was removed and is added anew by its magnet link, while the job looks at it."""
+    fake = FakeQbittorrent()
+    id_ = fake.add(make(tmp_path / "ssd", "T", {"a": 1}).data, save_path=str(tmp_path / "ssd"))
+
+    async def files(_: TorrentId) -> tuple[TorrentFile, ...]:
+        return ()
+
+    async with planner(tmp_path, fake) as (plans, _):
+        torrent = await plans.find(job(id_))
+        monkeypatch.setattr(fake, "files", files)
+        with pytest.raises(MustWait, match="no file"):
+            await plans.plan(job(id_), torrent)
 
 
 async def test_a_torrent_that_is_not_ready_is_looked_at_ever_more_rarely(tmp_path: Path) -> None:

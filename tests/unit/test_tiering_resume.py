@@ -16,9 +16,10 @@ import trio
 from qbm_trio.adapters import copy_stream, copying, journal_checkpoints, journal_facts
 from qbm_trio.adapters.copying import copy_and_verify
 from qbm_trio.adapters.journal_checkpoints import Checkpoint
-from qbm_trio.core.errors import DiskError, MustWait
+from qbm_trio.core.errors import DiskError, JournalUnwritable, MustWait
 from qbm_trio.core.model import Job, JobId, JobState, Outcome, TorrentId, WaitReason
 from qbm_trio.core.resuming import Pace
+from qbm_trio.tasks.staging import Staging
 from qbm_trio.tasks.tiers import Tiers
 from tests.fakes.qbittorrent import FakeQbittorrent
 from tests.rig.inside import Inside, condition, inside, make
@@ -250,6 +251,21 @@ async def test_a_disk_that_is_away_keeps_what_is_staged_there_and_its_checkpoint
         (tmp_path / "kept").rename(marker)
         await assert_done(service, await go_on(service, job))
         assert tries.resumed_at == [0, found.position]
+
+
+async def test_a_journal_that_refuses_after_the_end_of_a_job_keeps_none_of_its_staging(
+    tmp_path: Path, tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise JournalUnwritable("the disk is full")
+
+    fake = FakeQbittorrent()
+    async with inside(tmp_path, client=fake) as service:
+        job, _ = await interrupted(service, add(fake, service), tries)
+        monkeypatch.setattr(Staging, "_forget", refuses)
+        await service.service.jobs.cancel(job.id)
+        assert await checkpoint(service, job.id) is None
+        await condition(lambda: service.staging() == [])
 
 
 @pytest.mark.parametrize("by", ["cancel", "clear"])
