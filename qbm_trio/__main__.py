@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -100,6 +101,9 @@ def cli() -> None:
         # In a container: to process 1 the kernel gives no signal that is left at its default.
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda signum, _: os._exit(128 + signum))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: a name that the terminal cannot show is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

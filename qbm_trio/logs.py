@@ -156,7 +156,13 @@ class _LogFile(RotatingFileHandler):
     @classmethod
     def at(cls, path: Path) -> _LogFile:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
+        return cls(
+            path,
+            maxBytes=_FILE_BYTES,
+            backupCount=_FILES_KEPT,
+            encoding="utf-8",
+            errors="backslashreplace",  # a traceback may hold bytes that are no text
+        )
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say once that the disk refuses; the standard way prints the line unredacted."""

@@ -23,9 +23,9 @@ async def describe_jobs(jobs: Jobs, tiering: Tiering, client: QbittorrentClient)
     described: set[JobId] = set()
     while True:
         changed = jobs.changed
-        await client.wait_reachable()
         failed = False
         for job_id in jobs.queue.first(len(jobs.queue)):
+            await client.wait_reachable()  # while it is away, the prober alone calls it
             job = jobs.live.get(job_id)
             if job is None or job_id in described:
                 continue

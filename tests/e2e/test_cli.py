@@ -62,6 +62,18 @@ def test_check_config_without_qbittorrent_says_all_that_can_be_said(
     assert not Path(environ["CONFIG_BASE"], "qbit-manager-state").exists()
 
 
+def test_check_config_escapes_what_the_terminal_cannot_show(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "🎬"
+    folder.mkdir()
+    odd = {"DOWNLOAD_PATH_SSD": str(folder), "PYTHONIOENCODING": "latin-1"}
+    nobody = {"QBIT_PORT": str(free_port())}
+    done = service("--check-config", env=environ | nobody | odd)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert rf"DOWNLOAD_PATH_SSD {tmp_path}/\U0001f3ac can be written by" in done.stdout
+
+
 def test_version(environ: dict[str, str]) -> None:
     done = service("--version", env=environ)
     assert (done.returncode, done.stdout) == (0, f"qbm-trio {__version__}\n")

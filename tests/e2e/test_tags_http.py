@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import trio
@@ -177,3 +179,23 @@ async def test_the_summary_names_places_tags_mismatches_and_copies_without_a_tor
             }
         ],
     }
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/tags/existing"), ("GET", "/tags/summary")])
+async def test_a_long_answer_is_written_off_the_event_loop(method: str, path: str) -> None:
+    on_the_loop: list[bool] = []
+
+    class Watched(tuple[TagChange, ...]):
+        def __iter__(self) -> Iterator[TagChange]:
+            on_the_loop.append(trio.lowlevel.in_trio_run())
+            return super().__iter__()
+
+    many = Watched([CHANGE] * 2000)
+    tagging = TaggingStandIn(changes=many)
+    tagging.found = replace(await tagging.summary(), mismatches=many)
+    async with site_on(backend(StandIn(), tagging=tagging)) as site:
+        answer = await site.call(method, path)
+    assert on_the_loop
+    assert not any(on_the_loop)
+    document = answer.json()
+    assert len(document.get("changes") or document["mismatches"]) == 2000

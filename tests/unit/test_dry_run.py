@@ -64,3 +64,21 @@ async def test_it_waits_for_qbittorrent(tmp_path: Path, caplog: pytest.LogCaptur
         assert "dry run: " not in caplog.text, "neither a plan nor a warning"
         fake.down = None
         await condition(lambda: "would copy" in caplog.text)
+
+
+async def test_while_qbittorrent_is_away_it_is_not_called_for_each_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeQbittorrent()
+    fake.down = away()
+
+    async def leave(call: str) -> None:
+        fake.down = None if call in ("version", "changes") else away()
+
+    async with inside(tmp_path, client=fake, DRY_RUN="true") as service:
+        for n in range(9):
+            await service.notify(f"{n:040x}")
+        fake.before = leave
+        await condition(lambda: "dry run: no connection" in caplog.text)
+        await wait_all_tasks_blocked()
+        assert caplog.text.count("dry run: no connection") == 1

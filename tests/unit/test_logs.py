@@ -58,6 +58,15 @@ def test_lines_go_to_the_file_and_to_standard_output(
     assert capsys.readouterr().out == line + "\n"
 
 
+def test_a_traceback_with_what_is_no_text_is_not_lost(settings: Settings) -> None:
+    with logging_to(settings):
+        try:
+            raise ValueError("/ssd/\udcff")
+        except ValueError:
+            log.exception("it failed")
+    assert lines_of(settings)[-1] == r"ValueError: /ssd/\udcff"
+
+
 def test_what_is_below_the_level_is_not_logged(settings: Settings) -> None:
     with logging_to(settings.model_copy(update={"log_level": "WARNING"})):
         log.info("small talk")
