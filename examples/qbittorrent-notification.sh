@@ -28,6 +28,13 @@ export LC_ALL
 nl='
 '
 
+case ${1:-} in
+-h | --help) # for a person
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
 # qBittorrent before 5.2 hands its open sockets on. While this script waits, they would keep
 # a restarted qBittorrent from listening on its own port. dash cannot close those above 9.
 for file in "/proc/$$/fd/"*; do
@@ -122,7 +129,7 @@ fi
 
 if [ $# -lt 7 ] || [ $# -gt 8 ]; then
     usage='"%I" "%N" "%L" "%F" %C %Z "%G" "%K"'
-    finish 2 "got $# arguments, not 7 or 8: in qBittorrent, after the script's name: $usage"
+    finish 2 "got $# arguments, not 7 or 8: in qBittorrent, after the script's name: $usage (for a person: --help)"
 fi
 hash=$1 name=$2 category=$3 content_path=$4 num_files=$5 size=$6 tags=$7
 if [ -n "${8:-}" ]; then

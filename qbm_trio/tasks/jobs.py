@@ -318,6 +318,8 @@ class Jobs:
             self._follow(job)
             if job.head:
                 log.info("was interrupted by the end of the service; goes on", extra=about(job))
+        for last in await self._journal.do(partial(queries.recent, limit=1)):
+            self.last_activity_at = self.last_activity_at or last.finished_at
         return len(self.live)
 
     # -- keeping step

@@ -24,6 +24,7 @@ from ..adapters.legacy_files import FoundFile
 from ..adapters.recovery_point import SavedState
 from ..core.legacy import LegacyTorrent, in_order
 from ..core.model import JobId, Notification
+from ..core.text import number
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +59,9 @@ async def take_legacy(
     if dry_run:
         torrents = in_order(t for file in files for t in file.content.torrents)
         log.warning(
-            "dry run: would take over %d torrents from %d files of the old tool; they stay as "
-            "they are",
-            len(torrents),
-            len(files),
+            "dry run: would take over %s from %s of the old tool; all stays as it is",
+            number(len(torrents), "torrent"),
+            number(len(files), "file"),
         )
         return
     taken, running = await journal.do(partial(_take, files=files, now=time.time()))
@@ -73,14 +73,13 @@ async def take_legacy(
         await journal.do(lambda connection: _note(connection, keys=_known(connection) - renamed))
     else:
         await journal.do(partial(_note, keys=kept))
+    damaged = sum(bool(file.content.problems) for file in files)
     log.info(
-        "took over %d torrents of the old tool (%d were running) from %d files; %d of these are "
-        "not valid, or not all that is in them, and are now called *%s",
-        taken,
+        "took over %s of the old tool (%d of them running then) from %s%s",
+        number(taken, "torrent"),
         running,
-        len(files),
-        sum(bool(file.content.problems) for file in files),
-        legacy_files.INVALID,
+        number(len(files), "file"),
+        f"; not taken whole, and now called *{legacy_files.INVALID}: {damaged}" if damaged else "",
     )
 
 

@@ -59,14 +59,18 @@ class Running:
     def copy_begins(self) -> None:
         """Measure the rate from now, and not while it waited for its turn."""
         self.began_at_trio = trio.current_time()
-        log.info("%d bytes to copy", self.progress.bytes_total - self.began_at_bytes)
+        if left_bytes := self.progress.bytes_total - self.began_at_bytes:
+            log.info("%d bytes to copy", left_bytes)
+        else:
+            log.info("no bytes are left to copy")
 
     def copy_ended(self) -> None:
         """Say how long it took."""
         took_s = trio.current_time() - self.began_at_trio
         size_bytes = self.progress.bytes_done - self.began_at_bytes
         rate = size_bytes / took_s / 1e6 if took_s > 0 else 0.0
-        log.info("%d bytes copied in %.1f s, %.1f MB/s", size_bytes, took_s, rate)
+        if size_bytes:
+            log.info("%d bytes copied in %.1f s, %.1f MB/s", size_bytes, took_s, rate)
 
     def shown(self) -> RunningJob:
         """What ``/status`` says of it."""

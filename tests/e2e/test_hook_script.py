@@ -177,7 +177,17 @@ def test_wrong_arguments_say_what_belongs_into_the_box(hook: Hook) -> None:
     for arguments in (["x"], torrent()[:6], [*torrent(), "8", "9"]):
         done = hook.run({"HTTP_API_KEY": KEY}, *arguments)
         assert done.status == 2
-        assert '"%I" "%N" "%L" "%F" %C %Z "%G" "%K"' in done.line
+        assert '"%I" "%N" "%L" "%F" %C %Z "%G" "%K" (for a person: --help)' in done.line
+
+
+def test_a_person_who_asks_is_told_what_it_is_and_its_settings(hook: Hook) -> None:
+    done = hook.run({}, "--help")
+    assert (done.status, done.lines) == (0, [])
+    told = done.out.decode().splitlines()
+    assert told[0].startswith("Tells qbm-trio")
+    assert [line for line in told if line.startswith("  HTTP_API_KEY ")]
+    assert "Exit status: 0 accepted, 1 gave up, 2 set up wrongly" in done.out.decode()
+    assert "set -u" not in told  # nothing of the program itself
 
 
 # -- the key ----------------------------------------------------------------

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from qbm_trio.core import errors
+from qbm_trio.core.model import WaitReason
 from qbm_trio.core.relocation import OPEN, Event
 from qbm_trio.core.space import Spared
 from qbm_trio.settings import NAMES, load
@@ -88,3 +90,15 @@ def test_settings_of_the_old_tool_that_are_said_to_be_gone_are_warned_of(
     _, warnings = load(environ | dict.fromkeys(gone, "x"))
     assert [line.partition(":")[0] for line in warnings] == sorted(gone)
     assert all("belonged to the old tool" in line for line in warnings)
+
+
+def test_every_reason_to_wait_and_every_failure_of_a_job_is_a_symptom() -> None:
+    def below(kind: type[errors.JobError]) -> set[str]:
+        return {kind.code}.union(*map(below, kind.__subclasses__()))
+
+    failures = below(errors.Retryable) | below(errors.Fatal) | {"internal_error"}
+    failures -= {errors.Retryable.code, errors.Fatal.code}  # of what is always more exact
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    said = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+    assert failures | set(WaitReason) <= said

@@ -471,6 +471,7 @@ async def test_every_change_is_announced(world: World) -> None:
     await world.jobs.cancel(job.id)
     assert seen.is_set()
     assert world.jobs.last_activity_at == 2000.0
+    assert (await world.restart()).jobs.last_activity_at == 2000.0
 
 
 async def test_a_notification_that_races_with_a_retry_is_the_same_job(world: World) -> None:

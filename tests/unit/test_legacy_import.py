@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -80,7 +81,10 @@ async def alive(journal: Journal) -> list[Job]:
     return await journal.do(journal_job_queries.alive)
 
 
-async def test_everything_is_taken_in_its_order_and_renamed(tmp_path: Path) -> None:
+async def test_everything_is_taken_in_its_order_and_renamed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     queue(tmp_path, 1, 2, 3, at=lambda n: 9e9 if n == 3 else 1.6e9 + n)
     state_file(
         tmp_path,
@@ -111,6 +115,8 @@ async def test_everything_is_taken_in_its_order_and_renamed(tmp_path: Path) -> N
     # A recovery point has them, too: their files are gone for good now.
     (point,) = points(tmp_path)
     assert len(json.loads(point.read_bytes())["jobs"]) == 5
+    (said,) = [line for line in caplog.messages if line.startswith("took over")]
+    assert said == "took over 5 torrents of the old tool (1 of them running then) from 4 files"
     async with taken(tmp_path) as journal:
         assert len(await alive(journal)) == 5
 
@@ -118,6 +124,7 @@ async def test_everything_is_taken_in_its_order_and_renamed(tmp_path: Path) -> N
 async def test_damaged_ones_are_renamed_said_and_stop_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     queue(tmp_path, 1, 2)
     folder = tmp_path / "queue"
     (folder / "empty.queue").touch()
@@ -138,6 +145,7 @@ async def test_damaged_ones_are_renamed_said_and_stop_nothing(
             "state/orchestrator_state.json.invalid",
         ]
     )
+    assert "from 6 files; not taken whole, and now called *.invalid: 3" in caplog.text
     for said in ("empty.queue: its first line", "huge.queue: it is larger", "queue_items[1]"):
         assert said in caplog.text
 

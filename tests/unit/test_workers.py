@@ -277,7 +277,7 @@ async def test_a_return_of_qbittorrent_during_the_commit_is_not_missed(
 
 
 async def test_rate_and_remaining_time_are_those_since_the_copy_began(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with a_world(tmp_path) as world:
         world.work = world.endless
@@ -294,3 +294,13 @@ async def test_rate_and_remaining_time_are_those_since_the_copy_began(
         shown = running.shown()
         assert (shown.bytes_per_second, shown.eta_s) == (20, 40)
         assert (shown.id, shown.hash) == (job_id, f"{1:040x}")
+        running.copy_ended()
+        running.will_copy(2000, kept_bytes=2000)  # as where all is on the HDD already
+        running.copy_begins()
+        running.copy_ended()
+    said = [r.message for r in caplog.records if "bytes" in r.message]
+    assert said == [
+        "1000 bytes to copy",
+        "200 bytes copied in 10.0 s, 0.0 MB/s",
+        "no bytes are left to copy",
+    ]
