@@ -21,6 +21,7 @@ from scripts.benchmarks import (
     relocating,
     report,
     resident,
+    scraping,
     space_calls,
 )
 from scripts.benchmarks.machine import MIB, Places, describe, file_system, places
@@ -30,7 +31,7 @@ from scripts.rig.qbt import Qbt, running
 from scripts.rig.signals import ignore_signals, leave_on_signals
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("copy", "small", "notify", "memory", "start", "space", "reconcile")
+PARTS = ("copy", "small", "notify", "memory", "start", "scrape", "space", "reconcile")
 COPY_TARGET = Target(limit=1.2)
 SMALL_TARGET = Target(limit=3)
 SLOW_BYTES = 48 * MIB  #: in each of the copies that only keep workers busy
@@ -158,6 +159,18 @@ class Bench:
                 self._loaded(),
                 memory="memory" in parts,
                 start="start" in parts,
+                rounds=self._sizes.rounds,
+                say=self._say,
+            )
+        if "scrape" in parts:
+            self._begin("scrapes while three copies run")
+            loaded = self._loaded()
+            rows += scraping.measure(
+                self._where,
+                loaded.copied,
+                loaded.qbittorrent,
+                jobs=loaded.jobs,
+                fill_bytes=self._sizes.fill_bytes,
                 rounds=self._sizes.rounds,
                 say=self._say,
             )

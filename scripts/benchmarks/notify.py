@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from qbm_trio.core.model import Notification
 from scripts.rig.qbt import Qbt, free_port
@@ -161,20 +162,21 @@ def _wait_for_port(port: int) -> None:
             return
 
 
-def add_torrents(content: Content, qbittorrent: Qbt, count: int, word: str) -> list[str]:
-    """Give qBittorrent finished torrents of a file's copies, under names of their own.
+def add_torrents(content: Content, qbittorrent: Qbt, count: int, word: str) -> dict[str, Path]:
+    """Give qBittorrent finished torrents of a file's copies; return their files by hash.
 
     Not of hard links to it: torrents that share data are copied once, one after the other.
     """
-    ids = []
+    added = {}
     for n in range(count):
         name = f"{word} {n}.bin"
-        shutil.copyfile(content.root, content.root.parent / name)
+        path = content.root.parent / name
+        shutil.copyfile(content.root, path)
         torrent = renamed(content.torrents["v1"], name)
         qbittorrent.add(torrent, save_path=content.root.parent, complete=True, category=word)
-        ids.append(info_hash_v1(torrent))
+        added[info_hash_v1(torrent)] = path
     sync(content.root.parent)
-    return ids
+    return added
 
 
 def during_copies(

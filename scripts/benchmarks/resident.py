@@ -43,14 +43,15 @@ class Loaded:
     ) -> None:
         self._places = places
         self._ssd = content.root.parent
-        self._port = qbittorrent.web_port
+        self.qbittorrent = qbittorrent
         self._settings = {"MAX_CONCURRENT_COPY_OPERATIONS": "3"}
         if rate_limit_mb_s:
             self._settings["COPY_RATE_LIMIT_MB_S"] = rate_limit_mb_s
         self.jobs = jobs
         # The copies have the highest priority: they begin first, in any state of the rest.
-        ids = notify.add_torrents(content, qbittorrent, copies, "copied")
-        notifications = [Notification(hash=id, priority=9) for id in ids] + [
+        #: the files that are to be copied, by their torrents' hashes
+        self.copied = notify.add_torrents(content, qbittorrent, copies, "copied")
+        notifications = [Notification(hash=id, priority=9) for id in self.copied] + [
             Notification(hash=f"{n:040x}", name=f"A Film of Number {n}", category="movies")
             for n in range(jobs - copies)
         ]
@@ -66,7 +67,7 @@ class Loaded:
             folder=folder,
             ssd=self._ssd,
             hdd=self._places.hdd,
-            qbittorrent_port=self._port,
+            qbittorrent_port=self.qbittorrent.web_port,
             settings=self._settings,
         )
 

@@ -213,7 +213,7 @@ def end_load(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(output)
     if result.get("problem_count"):
         raise BenchFailed(
-            f"{result['problem_count']} answers were not a 202 of their own: {result['problems']}"
+            f"{result['problem_count']} answers were not as they should be: {result['problems']}"
         )
     return result
 
