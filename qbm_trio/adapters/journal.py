@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,8 @@ Operation = Callable[[sqlite3.Connection], T]
 
 FILE_NAME: Final = "journal.sqlite3"
 MOST_PER_COMMIT: Final = 512
+HANGS_S: Final = 10.0
+"""A commit that takes longer is called a disk that does not answer."""
 MISUSE: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 """Errors of one operation; the others say that the disk refused."""
 
@@ -42,10 +45,16 @@ class Pending(Generic[T]):
     """An operation on its way. Its effect stands or falls without the caller."""
 
     def __init__(
-        self, operation: Operation[T], on_done: Callable[[outcome.Outcome[T]], None] | None
+        self,
+        operation: Operation[T],
+        on_done: Callable[[outcome.Outcome[T]], None] | None,
+        *,
+        shown: bool,
     ) -> None:
         self._operation = operation
         self._on_done = on_done
+        self._shown = shown
+        self.changed = False  #: something that is shown
         self._done = trio.Event()
         self._outcome: outcome.Outcome[T] | None = None
 
@@ -73,6 +82,7 @@ class Pending(Generic[T]):
     def perform(self, connection: sqlite3.Connection) -> None:
         """Run inside the batch's transaction; a failure undoes this operation alone."""
         connection.execute("SAVEPOINT operation")
+        changes_before = connection.total_changes
         try:
             self._outcome = outcome.Value(self._operation(connection))
         except Exception as error:
@@ -81,6 +91,7 @@ class Pending(Generic[T]):
             self._outcome = outcome.Error(error)
             connection.execute("ROLLBACK TO operation")
         connection.execute("RELEASE operation")
+        self.changed = self._shown and connection.total_changes != changes_before
 
     def read_again(self, connection: sqlite3.Connection) -> None:
         """After `fail`, on a connection that only reads: keep the answer if it is one."""
@@ -115,7 +126,9 @@ class Journal:
         self._closing = False
         self.closed = trio.Event()  #: set once everything is on disk and the file is closed
         self.problem: str | None = None  #: why the last write failed; None when it did not
+        self.changes = 0  #: of what ``/status`` shows: what was read at this number still holds
         self.restored: str | None = None  #: what was restored at this start, and why
+        self._commit_began_s: float | None = None  #: of the one that is under way; monotonic
         self._damage: JournalUnwritable | None = None
         self.damaged = trio.Event()  #: set once its file turns out not to be what was written
 
@@ -179,14 +192,19 @@ class Journal:
         self.closed.set()
 
     def submit(
-        self, operation: Operation[T], on_done: Callable[[outcome.Outcome[T]], None] | None = None
+        self,
+        operation: Operation[T],
+        on_done: Callable[[outcome.Outcome[T]], None] | None = None,
+        *,
+        shown: bool = True,
     ) -> Pending[T]:
         """Hand in an operation without waiting. ``on_done`` runs in the trio thread.
 
         It runs after the commit and before any waiter goes on, also when the
-        waiter was cancelled: what must follow a commit belongs there.
+        waiter was cancelled: what must follow a commit belongs there. ``shown`` is
+        false when nothing that ``/status`` shows is changed.
         """
-        pending = Pending(operation, on_done)
+        pending = Pending(operation, on_done, shown=shown)
         if self._closing:
             pending.fail(JournalUnwritable("the journal is closed: the service is stopping"))
             # Not at once: as after a commit, ``on_done`` runs when the caller has let go.
@@ -195,9 +213,15 @@ class Journal:
             self._inbox.put(pending)  # type: ignore[arg-type]  # Pending[T] is only written to
         return pending
 
-    async def do(self, operation: Operation[T]) -> T:
-        """Hand in an operation and wait for it; see `Pending.wait`."""
-        return await self.submit(operation).wait()
+    async def do(self, operation: Operation[T], *, shown: bool = True) -> T:
+        """Hand in an operation and wait for it; see `submit` and `Pending.wait`."""
+        return await self.submit(operation, shown=shown).wait()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether its disk has not answered for long."""
+        began_s = self._commit_began_s
+        return began_s is not None and time.monotonic() - began_s > HANGS_S
 
     def close(self) -> None:
         """Let `run` end after what was handed in so far."""
@@ -212,7 +236,9 @@ class Journal:
         while not last:
             batch, last = self._next_batch()
             if batch:
+                self._commit_began_s = time.monotonic()
                 self._commit(batch)
+                self._commit_began_s = None
                 # RunFinishedError: the loop died under us; nobody is left to tell.
                 with suppress(trio.RunFinishedError):
                     token.run_sync_soon(self._deliver, batch)
@@ -270,6 +296,7 @@ class Journal:
             # A batch that only read says nothing about a full disk.
             if self._connection.total_changes != changes_before:
                 self.problem = None
+            self.changes += any(pending.changed for pending in batch)
 
     def _read_again(self, batch: list[Pending[object]]) -> None:
         """A full disk refuses writes only: whoever just reads has an answer all the same."""

@@ -1,30 +1,48 @@
 """What the service says about itself, gathered from cached facts.
 
 Nothing here asks a disk or qBittorrent: `health` and `overview` answer at once,
-whatever hangs outside. Only the journal is read, for counters and past jobs.
+whatever hangs outside. Only the journal is read, for counters and past jobs: not again
+until something has changed in it, and once for all who ask meanwhile. So scrapes,
+however many, never keep its thread from what a copy has to record.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from sqlite3 import Connection
+from typing import Final
 
+import outcome
 import trio
 
 from .. import __version__
 from ..adapters import journal_facts
 from ..adapters import journal_job_queries as queries
-from ..adapters.journal import Journal
+from ..adapters.journal import Journal, Pending
 from ..core.checks import Finding
 from ..core.client import QbittorrentClient
-from ..core.errors import JournalUnwritable
 from ..core.model import Job, JobState
 from ..core.overview import Condition, Health, JobCounts, Overview, QueueFigures
 from ..core.space_runs import SpaceOverview
 from .jobs import Jobs
 from .tiers import Tiers
 from .workers import Workers
+
+PATIENCE_S: Final = 0.01
+"""How long who is in haste waits for the journal. Its commits take ten times as long while copies
+keep its disk busy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """What the journal tells."""
+
+    changes: int  #: `Journal.changes` of then
+    counters: Mapping[str, int]
+    recent: tuple[Job, ...]
+    by_state: Mapping[JobState, int]
 
 
 class Observer:
@@ -60,7 +78,11 @@ class Observer:
         self._started_at = time.time()
         self._started_at_trio = trio.current_time()
         self.api_requests = 0  #: since start; the journal has those of earlier runs
+        self._api_requests_handed_in = 0
         self._api_requests_saved = 0
+        self._api_requests_before = 0  #: this start; once something was recorded
+        self._recorded: _Recorded | None = None
+        self._look: Pending[_Recorded] | None = None  #: at the journal, on its way
 
     def count_request(self) -> None:
         """A client asked something."""
@@ -90,21 +112,21 @@ class Observer:
         }
         return frozenset(condition for condition, is_so in wrong.items() if is_so)
 
-    async def overview(self) -> Overview:
-        """Everything ``/status`` shows."""
+    async def overview(self, *, in_haste: bool = False) -> Overview:
+        """Everything ``/status`` shows.
+
+        Args:
+            in_haste: show what the journal told last, rather than wait for its disk.
+
+        Raises:
+            JournalUnwritable: it cannot be read.
+        """
+        recorded = await self._look_up(in_haste=in_haste)
         now = time.time()
-
-        def read(connection: Connection) -> tuple[dict[str, int], list[Job], dict[JobState, int]]:
-            return (
-                journal_facts.counters(connection),
-                queries.recent(connection, 20),
-                queries.by_state(connection),
-            )
-
-        counters, recent, by_state = await self._journal.do(read)
-        counters["api_requests"] = (
-            counters.get("api_requests", 0) + self.api_requests - self._api_requests_saved
-        )
+        counters = {
+            **recorded.counters,
+            "api_requests": self._api_requests_before + self.api_requests,
+        }
         ssd, hdd = self._tiers.figures
         return Overview(
             status=self.health().status,
@@ -119,7 +141,7 @@ class Observer:
             max_concurrent=self._workers.concurrency,
             running=tuple(r.shown() for r in self._workers.running.values()),
             queue=self._queue_figures(now),
-            jobs=JobCounts(by_state=by_state, waiting=self._jobs.live.waiting_by_reason()),
+            jobs=JobCounts(by_state=recorded.by_state, waiting=self._jobs.live.waiting_by_reason()),
             ssd=ssd,
             hdd=hdd,
             threshold_bytes=self._threshold_bytes,
@@ -128,8 +150,38 @@ class Observer:
             space=self._space(),
             checks=self._checks(),
             statistics=counters,
-            recent=tuple(recent),
+            recent=recorded.recent,
         )
+
+    async def _look_up(self, *, in_haste: bool) -> _Recorded:
+        # With a disk that hangs a scrape must fail: no other sign of it gets to an alarm.
+        known = None if self._journal.hangs else self._recorded
+        if known is not None and known.changes == self._journal.changes:
+            return known
+        if self._look is None:
+            self._look = self._journal.submit(self._read, self._looked)
+        look = self._look
+        if known is not None and in_haste:
+            with trio.move_on_after(PATIENCE_S):
+                return await look.wait()
+            return known
+        return await look.wait()
+
+    def _read(self, connection: Connection) -> _Recorded:
+        return _Recorded(
+            changes=self._journal.changes,  # here, in its thread, all of them are committed
+            counters=journal_facts.counters(connection),
+            recent=tuple(queries.recent(connection, 20)),
+            by_state=queries.by_state(connection),
+        )
+
+    def _looked(self, result: outcome.Outcome[_Recorded]) -> None:
+        self._look = None
+        if isinstance(result, outcome.Value):
+            self._recorded = result.value
+            # Nobody else counts them, so that from now on this is known without a look.
+            saved = result.value.counters.get("api_requests", 0)
+            self._api_requests_before = saved - self._api_requests_saved
 
     def _queue_figures(self, now: float) -> QueueFigures:
         queue = self._jobs.queue
@@ -145,16 +197,18 @@ class Observer:
 
     async def save_counters(self) -> None:
         """Put the counters that are kept in memory into the journal."""
-        delta = self.api_requests - self._api_requests_saved
+        delta = self.api_requests - self._api_requests_handed_in
         if delta:
 
             def write(connection: Connection) -> None:
                 journal_facts.count(connection, "api_requests", delta)
 
+            def written(result: outcome.Outcome[None]) -> None:
+                if isinstance(result, outcome.Value):
+                    self._api_requests_saved += delta
+                else:
+                    self._api_requests_handed_in -= delta
+
             # Noted first: the drain's call may come while another one is being committed.
-            self._api_requests_saved += delta
-            try:
-                await self._journal.do(write)
-            except JournalUnwritable:
-                self._api_requests_saved -= delta
-                raise
+            self._api_requests_handed_in += delta
+            await self._journal.submit(write, written).wait()

@@ -75,7 +75,8 @@ class Staging:
             if not ended:
                 checkpoint = Checkpoint(fingerprint=fingerprint, position=position)
                 await self._journal.do(
-                    partial(journal_checkpoints.record, job_id=job_id, checkpoint=checkpoint)
+                    partial(journal_checkpoints.record, job_id=job_id, checkpoint=checkpoint),
+                    shown=False,  # else each of them, many a second, would have scrapes look
                 )
 
         def record(position: int) -> None:

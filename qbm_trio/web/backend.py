@@ -80,6 +80,13 @@ class SpaceManagement(Protocol):
         """
 
 
+class Overviews(Protocol):
+    """Everything ``/status`` shows."""
+
+    async def __call__(self, *, in_haste: bool) -> Overview:
+        """``in_haste``: with older figures of the journal, rather than wait for its disk."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """Everything a request can reach."""
@@ -87,7 +94,7 @@ class Backend:
     jobs: Jobs
     tagging: Tagging
     space: SpaceManagement
-    overview: Callable[[], Awaitable[Overview]]
+    overview: Overviews
     health: Callable[[], Health]  #: from cached facts: called on the event loop
     save_state: Callable[[], Awaitable[SavedState]]
     count_request: Callable[[], None]  #: called for each request, whatever its answer

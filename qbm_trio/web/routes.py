@@ -160,12 +160,11 @@ async def _metrics(backend: Backend, inputs: Inputs) -> Reply:
 
 
 async def _status_as(offers: tuple[str, ...], backend: Backend, inputs: Inputs) -> Reply:
-    document = status_answer(await backend.overview())
     media_type = preferred(inputs.call.headers.get("accept", ""), offers)
-    if media_type == JSON_TYPE:
-        reply = _render(200, document)
-    else:
-        reply = metrics_reply(document, media_type)
+    # People look at what they have just done; a scrape comes again.
+    in_haste = media_type != JSON_TYPE
+    document = status_answer(await backend.overview(in_haste=in_haste))
+    reply = metrics_reply(document, media_type) if in_haste else _render(200, document)
     return replace(reply, headers=(("vary", "accept"),))
 
 

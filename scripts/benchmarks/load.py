@@ -3,13 +3,14 @@
     python -m scripts.benchmarks.load notify PORT KEY CLIENTS SECONDS COUNT
     python -m scripts.benchmarks.load stand-in PORT
     python -m scripts.benchmarks.load fdatasync FOLDER SECONDS COUNT
-    python -m scripts.benchmarks.load scrape PORT KEY RATE
+    python -m scripts.benchmarks.load scrape PORT KEY RATE SCRAPES
 
 The first sends notifications over kept-alive connections, each client one at a time,
 for so many seconds or, if COUNT is not 0, until there are that many. The second is a
 server that answers the same without doing anything: what the first reaches with it is
 the generator's own limit. The third appends 4 KiB and syncs them, again and again. The
-fourth asks for metrics as a Prometheus does, RATE times a second, until SIGTERM.
+fourth asks for metrics as a Prometheus does (not if SCRAPES is 0), and for ``/health``,
+RATE times a second each, until SIGTERM.
 All but the second print JSON. ``QBM_BENCH_CORE`` in the environment pins them.
 """
 
@@ -195,10 +196,17 @@ def fdatasync(folder: Path, seconds: float, count: int) -> dict[str, Any]:
     return {"elapsed_s": elapsed_s, "latencies_s": latencies_s}
 
 
-def scrape(port: int, key: str, rate: float) -> dict[str, Any]:
-    """Ask for metrics over one connection until told to stop; the latencies, and what was wrong.
+def scrape(port: int, key: str, rate: float, scrapes: bool) -> dict[str, Any]:
+    """Ask in turn for metrics and for ``/health``, over one connection, until told to stop.
 
-    The first is asked for at once. One that comes late makes none of the others come faster.
+    Returns latencies, and what was wrong with the answers. One that comes late makes none of
+    the others come faster.
+
+    Args:
+        port: of the service.
+        key: for the metrics.
+        rate: how many of each a second.
+        scrapes: else ``/health`` alone, just as often.
     """
     told = False
 
@@ -207,16 +215,15 @@ def scrape(port: int, key: str, rate: float) -> dict[str, Any]:
         told = True
 
     signal.signal(signal.SIGTERM, stop)
-    request = (
-        f"GET /status HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
-        f"Accept: {_SCRAPE_ACCEPT}\r\n\r\n"
-    ).encode()
-    latencies_s: list[float] = []
+    health = _get(port, "/health")
+    metrics = _get(port, "/status", f"Authorization: Bearer {key}", f"Accept: {_SCRAPE_ACCEPT}")
+    found: dict[str, list[float]] = {"scrapes_s": [], "healths_s": []}
     problems: list[str] = []
     began = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while not told or not latencies_s:
+
+        def ask(request: bytes, name: str, ending: bytes) -> None:
             sent_at = time.perf_counter()
             client.sendall(request)
             received = bytearray()
@@ -225,16 +232,25 @@ def scrape(port: int, key: str, rate: float) -> dict[str, Any]:
                 if not data:
                     raise SystemExit("the service closed the connection")
                 received += data
-            latencies_s.append(time.perf_counter() - sent_at)
-            if received.split(b" ", 2)[1] != b"200" or not received.endswith(b"\n# EOF\n"):
+            found[name].append(time.perf_counter() - sent_at)
+            if received.split(b" ", 2)[1] != b"200" or not received.endswith(ending):
                 problems.append(received[:200].decode("latin-1"))
-            time.sleep(max(0.0, sent_at + 1 / rate - time.perf_counter()))
-    return {
-        "elapsed_s": time.perf_counter() - began,
-        "latencies_s": latencies_s,
-        "problems": problems[:20],
-        "problem_count": len(problems),
-    }
+            time.sleep(max(0.0, sent_at + 0.5 / rate - time.perf_counter()))
+
+        while not told:
+            if scrapes:
+                ask(metrics, "scrapes_s", b"\n# EOF\n")
+            else:
+                time.sleep(0.5 / rate)
+            ask(health, "healths_s", b"}")
+    elapsed_s = time.perf_counter() - began
+    bad = {"problems": problems[:20], "problem_count": len(problems)}
+    return {"elapsed_s": elapsed_s, **found, **bad}
+
+
+def _get(port: int, path: str, *headers: str) -> bytes:
+    lines = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *headers, "", "")
+    return "\r\n".join(lines).encode()
 
 
 def main(arguments: list[str]) -> int:
@@ -252,8 +268,8 @@ def main(arguments: list[str]) -> int:
         folder, seconds, count = rest
         print(json.dumps(fdatasync(Path(folder), float(seconds), int(count))))
     elif program == "scrape":
-        port, key, rate = rest
-        print(json.dumps(scrape(int(port), key, float(rate))))
+        port, key, rate, scrapes = rest
+        print(json.dumps(scrape(int(port), key, float(rate), scrapes == "1")))
     else:
         raise SystemExit(__doc__)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -52,7 +52,7 @@ def measure(
     size_bytes = next(iter(torrents.values())).stat().st_size
     what = f"{len(torrents)} copies of {size_bytes // MIB} MiB at once, {jobs} jobs"
 
-    def compare(section: str, hdd: Path, *, cold: bool) -> list[Row]:
+    def compare(how: str, hdd: Path, *, cold: bool) -> list[Row]:
         turns = _Turns(
             places.work / "turn",
             template,
@@ -62,8 +62,8 @@ def measure(
             cold=cold,
             fill_bytes=fill_bytes,
         )
-        say(section)
-        return _compare(f"scrapes: {what}, {section}", turns, rounds=rounds, say=say)
+        say(how)
+        return _compare(f"scrapes: {what}, {how}", turns, rounds=rounds, say=say)
 
     rows = compare("source not cached, to disk", places.hdd, cold=True)
     if places.memory is None:
@@ -75,7 +75,8 @@ def measure(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turn:
     copied_s: float
-    latencies_ms: Sequence[float]  #: of the scrapes; empty without
+    scrapes_ms: Sequence[float]  #: each; empty without
+    healths_ms: Sequence[float]  #: each answer of ``/health`` meanwhile
 
 
 class _Turns:
@@ -124,15 +125,16 @@ class _Turns:
             settle(self._hdd)
 
     def _copy(self, server: Server, *, scraped: bool) -> _Turn:
-        if not scraped:
-            return _Turn(copied_s=_copy(server, self._torrents), latencies_ms=())
-        load = start_load("scrape", server.port, server.key, A_SECOND, core=None)
+        load = start_load("scrape", server.port, server.key, A_SECOND, int(scraped), core=None)
         try:
-            copied_s = _copy(server, self._torrents)
+            copied_s = _tiered_s(server, self._torrents)
         finally:
             load.terminate()
-            latencies_s = end_load(load)["latencies_s"]
-        return _Turn(copied_s=copied_s, latencies_ms=[each * 1000 for each in latencies_s])
+            found = end_load(load)
+        scrapes_ms, healths_ms = (
+            [each_s * 1000 for each_s in found[name]] for name in ("scrapes_s", "healths_s")
+        )
+        return _Turn(copied_s=copied_s, scrapes_ms=scrapes_ms, healths_ms=healths_ms)
 
 
 def _compare(section: str, turns: _Turns, *, rounds: int, say: Callable[[str], None]) -> list[Row]:
@@ -141,41 +143,50 @@ def _compare(section: str, turns: _Turns, *, rounds: int, say: Callable[[str], N
     for n in range(rounds):
         for done in (without, scraped)[:: 1 if n % 2 == 0 else -1]:
             done.append(turns.take(scraped=done is scraped))
-        latencies_ms = scraped[-1].latencies_ms
+        last_ms = scraped[-1].scrapes_ms
         say(
-            f"copied in {without[-1].copied_s:.2f} s; with {len(latencies_ms)} scrapes in "
-            f"{scraped[-1].copied_s:.2f} s, a scrape p50 {percentile(latencies_ms, 50):.1f} ms, "
-            f"p99 {percentile(latencies_ms, 99):.1f} ms"
+            f"copied in {without[-1].copied_s:.2f} s; with {len(last_ms)} scrapes in "
+            f"{scraped[-1].copied_s:.2f} s, a scrape p50 {percentile(last_ms, 50):.1f} ms, "
+            f"p99 {percentile(last_ms, 99):.1f} ms"
         )
-    count = sum(len(turn.latencies_ms) for turn in scraped)
-    rows = [
+    scrapes_ms = [turn.scrapes_ms for turn in scraped]
+    healths_ms = [turn.healths_ms for turn in scraped]
+    return [
         ratio_row(
             section,
-            f"{A_SECOND} scrapes a second",
+            f"copied with {A_SECOND} scrapes a second",
             Series(name="scraped", unit="s", values=tuple(t.copied_s for t in scraped)),
             Series(name="no scrapes", unit="s", values=tuple(t.copied_s for t in without)),
-        )
+        ),
+        *_times(section, "a scrape", scrapes_ms, Target(limit=SCRAPE_MS)),
+        *_times(section, "/health meanwhile", healths_ms, None),
     ]
-    for name, percent in (("a scrape, median", 50), ("a scrape, p99", 99)):
-        values = tuple(percentile(turn.latencies_ms, percent) for turn in scraped)
-        rows.append(
-            plain_row(
-                section,
-                name,
-                Series(name=name, unit="ms", values=values),
-                target=Target(limit=SCRAPE_MS),
-                note=f"of {count} in all",
-            )
+
+
+def _times(
+    section: str, what: str, turns_ms: Sequence[Sequence[float]], target: Target | None
+) -> list[Row]:
+    note = f"of {sum(map(len, turns_ms))} in all"
+    return [
+        plain_row(
+            section,
+            f"{what}, {name}",
+            Series(
+                name=name, unit="ms", values=tuple(percentile(each, percent) for each in turns_ms)
+            ),
+            target=target,
+            note=note,
         )
-    return rows
+        for name, percent in (("median", 50), ("p99", 99))
+    ]
 
 
-def _copy(server: Server, ids: Iterable[str], limit_s: float = 300) -> float:
+def _tiered_s(server: Server, torrents: Mapping[str, Path], limit_s: float = 300) -> float:
     """Tier all; return the seconds from the first begin to the last end, by the journal.
 
     Raises `BenchFailed`.
     """
-    left = [server.post("/notify/torrent-finished", {"hash": id})["queue_id"] for id in ids]
+    left = [server.post("/notify/torrent-finished", {"hash": id})["queue_id"] for id in torrents]
     done: list[dict[str, Any]] = []
     until = time.monotonic() + limit_s
     while left:
@@ -189,8 +200,9 @@ def _copy(server: Server, ids: Iterable[str], limit_s: float = 300) -> float:
             raise BenchFailed(f"a torrent is not tiered: {found}")
     begins = [datetime.fromisoformat(job["started_at"]) for job in done]
     ends = [datetime.fromisoformat(job["finished_at"]) for job in done]
-    if server.get("/status")["statistics"]["bytes_copied"] == 0:
-        raise BenchFailed("nothing was copied")
+    size_bytes = sum(path.stat().st_size for path in torrents.values())
+    if (copied := server.get("/status")["statistics"]["bytes_copied"]) != size_bytes:
+        raise BenchFailed(f"{copied} of {size_bytes} bytes were copied")
     return (max(ends) - min(begins)).total_seconds()
 
 

@@ -45,6 +45,17 @@ FIGURES = {
     ("memory", "RSS, three copies running, 300 jobs"): "≤ 120",
     ("start", "start to the first answer over bare import, 300 jobs"): "",
     ("start", "start to healthy over bare import, 300 jobs"): "≤ 0.6",
+    **{
+        (f"scrapes: 3 copies of 48 MiB at once, 300 jobs, {where}", what): target
+        for where in ("source not cached, to disk", "source cached, to memory")
+        for what, target in (
+            ("copied with 20 scrapes a second", ""),
+            ("a scrape, median", "≤ 20"),
+            ("a scrape, p99", "≤ 20"),
+            ("/health meanwhile, median", ""),
+            ("/health meanwhile, p99", ""),
+        )
+    },
     ("space management: planning", "300 torrents in 30 groups"): "≤ 100",
     ("space management: planning", "90 of them in 30 groups, 210 alone"): "",
     **{

@@ -222,7 +222,7 @@ async def test_a_recovery_point_is_reported() -> None:
 
 
 async def test_a_status_without_a_journal_gets_503_and_when_to_try_again() -> None:
-    async def closed() -> Overview:
+    async def closed(*, in_haste: bool) -> Overview:
         raise JournalUnwritable("the journal is closed; ask again later")
 
     async with site_on(backend(StandIn(), overview=closed)) as site:
@@ -232,7 +232,7 @@ async def test_a_status_without_a_journal_gets_503_and_when_to_try_again() -> No
 
 
 async def test_a_status_that_cannot_be_gathered_is_a_500_and_the_service_goes_on() -> None:
-    async def broken() -> Overview:
+    async def broken(*, in_haste: bool) -> Overview:
         raise RuntimeError("no overview")
 
     async with site_on(backend(StandIn(), overview=broken)) as site, site.wire() as wire:

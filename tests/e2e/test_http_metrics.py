@@ -6,7 +6,7 @@ import pytest
 
 from qbm_trio.core.errors import JournalUnwritable
 from qbm_trio.core.overview import Overview
-from tests.rig.site import KEY, StandIn, backend, site_on
+from tests.rig.site import KEY, StandIn, backend, overview, site_on
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -47,6 +47,29 @@ async def test_the_form_is_the_client_s_choice(
             assert head.headers[name] == answer.headers[name]
 
 
+@pytest.mark.parametrize(
+    ("path", "accept", "in_haste"),
+    [
+        ("/status", PROMETHEUS, True),
+        ("/status", "*/*", False),
+        ("/metrics", PROMETHEUS, True),
+        ("/metrics", "*/*", True),
+    ],
+)
+async def test_only_who_asks_for_metrics_is_in_haste(
+    path: str, accept: str, in_haste: bool
+) -> None:
+    asked: list[bool] = []
+
+    async def seen(*, in_haste: bool) -> Overview:
+        asked.append(in_haste)
+        return overview()
+
+    async with site_on(backend(StandIn(), overview=seen)) as site:
+        await site.call("GET", path, headers={"Accept": accept})
+    assert asked == [in_haste]
+
+
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
 async def test_metrics_need_the_key_in_one_of_the_three_places(path: str) -> None:
     headers = {"Accept": PROMETHEUS}
@@ -71,7 +94,7 @@ async def test_metrics_need_the_key_in_one_of_the_three_places(path: str) -> Non
 async def test_without_a_journal_there_are_no_metrics_but_an_error_so_that_up_is_0(
     path: str,
 ) -> None:
-    async def closed() -> Overview:
+    async def closed(*, in_haste: bool) -> Overview:
         raise JournalUnwritable("the journal is closed; ask again later")
 
     async with site_on(backend(StandIn(), overview=closed)) as site:

@@ -88,7 +88,7 @@ async def test_a_client_that_never_reads_holds_shutdown_for_the_grace_only() -> 
     """hypercorn's own connection shields its writing: the end would never come."""
     job = Job(id=JobId("1"), seq=1, hash=v1(1), name="x" * 1000)
 
-    async def large() -> Overview:
+    async def large(*, in_haste: bool) -> Overview:
         await trio.lowlevel.checkpoint()
         return overview(recent=(job,) * 4000)
 
@@ -105,7 +105,7 @@ async def test_a_client_that_never_reads_holds_shutdown_for_the_grace_only() -> 
 async def test_a_client_that_never_reads_is_let_go_after_a_while() -> None:
     job = Job(id=JobId("1"), seq=1, hash=v1(1), name="x" * 1000)
 
-    async def large() -> Overview:
+    async def large(*, in_haste: bool) -> Overview:
         await trio.lowlevel.checkpoint()
         return overview(recent=(job,) * 4000)
 

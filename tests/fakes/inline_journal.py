@@ -46,10 +46,14 @@ class InlineJournal(Journal):
         self._connection.set_authorizer(_refuse_writes if full else None)
 
     def submit(
-        self, operation: Operation[T], on_done: Callable[[outcome.Outcome[T]], None] | None = None
+        self,
+        operation: Operation[T],
+        on_done: Callable[[outcome.Outcome[T]], None] | None = None,
+        *,
+        shown: bool = True,
     ) -> Pending[T]:
         """Hand in an operation; it is committed in the next step of the loop."""
-        pending = super().submit(operation, on_done)
+        pending = super().submit(operation, on_done, shown=shown)
         if not self._closing:
             trio.lowlevel.current_trio_token().run_sync_soon(self._flush)
         return pending

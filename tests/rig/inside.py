@@ -21,6 +21,7 @@ from qbm_trio.core.lifecycle import ACTIVE
 from qbm_trio.core.model import Job, JobId, JobState, Notification
 from qbm_trio.service import Service
 from qbm_trio.settings.loading import load
+from qbm_trio.web.serving import bind
 from tests.rig.qbt import Qbt
 from tests.rig.torrents import MadeTorrent, Version, make_torrent, write_files
 from tests.rig.trees import below
@@ -36,6 +37,7 @@ class Inside:
     journal: Journal
     ssd: Path
     hdd: Path
+    port: int  #: of its HTTP; 0 without
 
     async def notify(self, hash_: str, **fields: object) -> JobId:
         """Tell it that a torrent finished; give the job's id."""
@@ -113,7 +115,7 @@ async def inside(
 
     Started again on the same ``root``, it goes on where it stopped. ``client``
     takes the place of the adapter to qBittorrent. The reconciler runs only with
-    ``RECONCILE_INTERVAL_S``.
+    ``RECONCILE_INTERVAL_S``, HTTP only with ``HTTP_ENABLED`` and ``HTTP_API_KEY``.
     """
     ssd, hdd, state = (root / name for name in ("ssd", "hdd", "state"))
     ssd = Path(env.get("DOWNLOAD_PATH_SSD", ssd))
@@ -132,6 +134,8 @@ async def inside(
             **env,
         }
     )
+    listener = bind("127.0.0.1", 0) if settings.http_enabled else None
+    port = int(listener.getsockname()[1]) if listener else 0
     journal = open_journal(settings.state_dir, now=time.time())
     thread = trio.CapacityLimiter(1)
     async with trio.open_nursery() as infra:
@@ -142,8 +146,8 @@ async def inside(
                 # It would find what a test has put there for another purpose.
                 service.reconciler.stop()
             async with trio.open_nursery() as parts:
-                await service.start(parts, None)
-                yield Inside(service=service, journal=journal, ssd=ssd, hdd=hdd)
+                await service.start(parts, listener)
+                yield Inside(service=service, journal=journal, ssd=ssd, hdd=hdd, port=port)
                 parts.cancel_scope.cancel()
         finally:
             journal.close()

@@ -400,7 +400,7 @@ def overview(**changes: Any) -> Overview:
 def backend(jobs: JobsInterface, **changes: Any) -> Backend:
     """A backend around ``jobs``."""
 
-    async def get_overview() -> Overview:
+    async def get_overview(*, in_haste: bool) -> Overview:
         await trio.lowlevel.checkpoint()
         return overview()
 

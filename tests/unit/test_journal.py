@@ -22,6 +22,7 @@ from qbm_trio.adapters.journal import FILE_NAME, MOST_PER_COMMIT, Journal
 from qbm_trio.adapters.journal_damage import JournalDamaged
 from qbm_trio.adapters.journal_schema import VERSION, JournalTooNew
 from qbm_trio.core.errors import JournalUnwritable, NoSuchJob
+from tests.rig.inside import condition
 from tests.rig.journals import running
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,20 @@ class Gate:
 
     def open(self) -> None:
         self._opened.set()
+
+
+async def test_a_commit_that_takes_too_long_is_a_journal_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as journal:
+        gate = await Gate.close(journal)
+        assert not journal.hangs
+        with monkeypatch.context() as patch:
+            patch.setattr("qbm_trio.adapters.journal.HANGS_S", -1)
+            assert journal.hangs
+            gate.open()
+            await journal.do(put("after"))
+            await condition(lambda: not journal.hangs)
 
 
 # -- group commit -----------------------------------------------------------
