@@ -43,10 +43,10 @@ from .hardlinks import Hardlinks, Turns
 from .jobs import Jobs
 from .planning import Plan, Planner
 from .publication import Publication
+from .running import Running
 from .stager import Stager
 from .staging import Staging
 from .tiers import Tiers
-from .workers import Running
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ import trio
 from qbm_trio.core.model import Job, JobId, JobState, Notification, Outcome
 from qbm_trio.tasks.jobs import Jobs
 from qbm_trio.tasks.queue import JobQueue
+from qbm_trio.tasks.running import Running
 from qbm_trio.tasks.waits import Waits
-from qbm_trio.tasks.workers import Running, Workers
+from qbm_trio.tasks.workers import Workers
 from tests.fakes.inline_journal import InlineJournal
 from tests.fakes.qbittorrent import FakeQbittorrent
 

@@ -19,7 +19,7 @@ from qbm_trio.core.errors import (
     SameStorage,
 )
 from qbm_trio.core.model import JobId, JobState, Outcome, WaitReason
-from qbm_trio.tasks.workers import Running
+from qbm_trio.tasks.running import Running
 from tests.fakes.qbittorrent import away
 from tests.rig.workers import a_world, failing
 

@@ -24,7 +24,7 @@ from qbm_trio.core.errors import (
 from qbm_trio.core.lifecycle import IllegalMove
 from qbm_trio.core.model import JobId, OnConflict, Outcome, Phase, WaitReason
 from qbm_trio.tasks.prober import keep_contact
-from qbm_trio.tasks.workers import Running
+from qbm_trio.tasks.running import Running
 from tests.fakes.qbittorrent import away
 from tests.rig.workers import World, a_world
 

@@ -19,7 +19,7 @@ from qbm_trio.core.errors import (
     WrongState,
 )
 from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, WaitReason
-from qbm_trio.tasks.workers import Running
+from qbm_trio.tasks.running import Running
 from tests.rig.workers import World, a_world, failing
 
 
