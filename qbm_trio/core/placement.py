@@ -89,19 +89,6 @@ def below(path: str, root: str) -> PurePosixPath | None:
     return PurePosixPath(clean[len(base.rstrip("/")) + 1 :])
 
 
-def place_of(torrent: Torrent, *, ssd: str, hdd: str, mappings: Sequence[tuple[str, str]]) -> Place:
-    """Say where the data is. ``content_path`` is the truth, ``save_path`` is not (4.5)."""
-    content = map_path(torrent.content_path, mappings)
-    # Empty without metadata, and then a mapping of "/" would make it a path.
-    if not torrent.content_path or not content.startswith("/"):
-        return Place.UNKNOWN
-    if below(content, ssd) is not None:
-        return Place.SSD
-    if below(content, hdd) is not None:
-        return Place.HDD
-    return Place.ELSEWHERE
-
-
 def save_root(torrent: Torrent, files: Sequence[TorrentFile]) -> str:
     """Return the folder that the names in ``files`` are relative to, as qBittorrent sees it.
 

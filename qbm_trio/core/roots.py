@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .placement import below, map_path, unmap_path
+from .model import Torrent
+from .placement import Place, below, map_path, unmap_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,18 @@ class Roots:
     def mapped(self, path: str) -> str:
         """The path as the service sees it."""
         return map_path(path, self.path_mappings)
+
+    def place_of(self, torrent: Torrent) -> Place:
+        """Where a torrent's data is. ``content_path`` is the truth, ``save_path`` is not (4.5)."""
+        content = torrent.content_path
+        # Empty without metadata, and then a mapping of "/" would make it a path.
+        if not content or not self.mapped(content).startswith("/"):
+            return Place.UNKNOWN
+        if self.on_ssd(content) is not None:
+            return Place.SSD
+        if self.on_hdd(content) is not None:
+            return Place.HDD
+        return Place.ELSEWHERE
 
     def on_ssd(self, path: str) -> PurePosixPath | None:
         """The path relative to the SSD's folder; None when it is not below it."""

@@ -32,7 +32,7 @@ from ..core.errors import (
     UnsafePath,
 )
 from ..core.model import Torrent
-from ..core.placement import Place, map_path, place_of, save_root, unmap_path
+from ..core.placement import Place, map_path, save_root, unmap_path
 from ..core.space import RELOCATING_TAG
 from ..settings import Settings
 from .policies import roots_of
@@ -214,17 +214,8 @@ class Checks:
 
     # -- paths
 
-    def _place(self, torrent: Torrent) -> Place:
-        s = self._settings
-        return place_of(
-            torrent,
-            ssd=str(s.download_path_ssd),
-            hdd=str(s.final_dest_base_hdd),
-            mappings=s.path_mappings,
-        )
-
     def _places(self, torrents: Sequence[Torrent]) -> Counter[Place]:
-        return Counter(map(self._place, torrents))
+        return Counter(map(self._roots.place_of, torrents))
 
     async def _seen_alike(
         self, name: str, root: Path, place: Place, torrents: Sequence[Torrent]
@@ -239,7 +230,7 @@ class Checks:
                         return check_qbittorrent.check_probe(
                             name, str(root), theirs, seen=f"{at}/{SEEN}" in listed
                         )
-        there = [t for t in torrents if self._place(t) is place and _settled(t)]
+        there = [t for t in torrents if self._roots.place_of(t) is place and _settled(t)]
         there.sort(key=lambda t: t.completed_at or 0.0, reverse=True)
         compared = await self._compare(there[:_TORRENTS_TRIED])
         return check_qbittorrent.check_compared(name, str(root), theirs, compared)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
 import trio
@@ -25,15 +25,13 @@ from ..core.pieces import Metainfo
 from ..core.placement import (
     Place,
     PlannedFile,
-    below,
     destination_folder,
-    map_path,
-    place_of,
     plan_files,
     save_root,
 )
 from ..core.readiness import why_not_ready
 from ..core.relocation import OPEN
+from ..core.roots import Roots
 
 UNKNOWN_FOR_S: Final = 60.0
 """How long a job at least waits for a torrent that qBittorrent does not know (yet)."""
@@ -72,17 +70,13 @@ class Planner:
     def __init__(
         self,
         *,
-        ssd: Path,
-        hdd: Path,
-        path_mappings: tuple[tuple[str, str], ...],
+        roots: Roots,
         client: QbittorrentClient,
         journal: Journal,
         computing: trio.CapacityLimiter,
     ) -> None:
         """``computing`` limits the threads for `compute`."""
-        self._ssd = ssd
-        self._hdd = hdd
-        self._path_mappings = path_mappings
+        self._roots = roots
         self._client = client
         self._journal = journal
         self._computing = computing
@@ -156,19 +150,14 @@ class Planner:
         reason = why_not_ready(torrent, ())
         if reason is not None:
             raise self._not_ready(job, reason)
-        place = place_of(
-            torrent,
-            ssd=str(self._ssd),
-            hdd=str(self._hdd),
-            mappings=self._path_mappings,
-        )
+        place = self._roots.place_of(torrent)
         if place is Place.UNKNOWN:
             raise self._not_ready(job, "qBittorrent has no absolute content path for it yet")
         return place
 
     def why_elsewhere(self, torrent: Torrent) -> str:
         """Say which path lies outside both tiers: the mapping may be missing."""
-        mapped = map_path(torrent.content_path, self._path_mappings)
+        mapped = self._roots.mapped(torrent.content_path)
         return (
             f"its data is at {mapped!r} (in qBittorrent: {torrent.content_path!r}), neither below "
             "DOWNLOAD_PATH_SSD nor below FINAL_DEST_BASE_HDD; if it should be, set PATH_MAPPINGS"
@@ -201,7 +190,7 @@ class Planner:
                 f"qBittorrent exported the .torrent of {meta.torrent_id} for {torrent.id}; "
                 "restart qBittorrent, then retry the job"
             )
-        root_on_ssd = below(map_path(root, self._path_mappings), str(self._ssd))
+        root_on_ssd = self._roots.on_ssd(root)
         if root_on_ssd is None:
             raise self._not_ready(job, f"its save path {root} is not below DOWNLOAD_PATH_SSD")
         copy = await self._journal.do(partial(journal_copies.find, torrent_id=torrent.id))

@@ -47,9 +47,7 @@ def tiering_policy(settings: Settings) -> Policy:
     """What tiering obeys."""
     tagging = settings.enable_location_tagging and settings.auto_tag_new_torrents
     return Policy(
-        ssd=settings.download_path_ssd,
-        hdd=settings.final_dest_base_hdd,
-        path_mappings=settings.path_mappings,
+        roots=roots_of(settings),
         copies_at_once=settings.max_concurrent_copy_operations,
         copy_options=CopyOptions(
             verification=settings.verification,
@@ -63,9 +61,7 @@ def tiering_policy(settings: Settings) -> Policy:
 def tagging_policy(settings: Settings) -> TaggingPolicy:
     """What the tagging of all torrents obeys."""
     return TaggingPolicy(
-        ssd=settings.download_path_ssd,
-        hdd=settings.final_dest_base_hdd,
-        path_mappings=settings.path_mappings,
+        roots=roots_of(settings),
         tags=LocationTags(ssd=settings.ssd_location_tag, hdd=settings.hdd_location_tag),
         enabled=settings.enable_location_tagging,
         dry_run=settings.dry_run,

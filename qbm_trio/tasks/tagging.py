@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 
@@ -24,7 +23,7 @@ from ..core import tags
 from ..core.client import QbittorrentClient
 from ..core.errors import Draining, QbittorrentAway, QbittorrentError, TaggingDisabled
 from ..core.model import Torrent, TorrentId
-from ..core.placement import place_of
+from ..core.roots import Roots
 from ..core.tags import Amount, Located, Location, LocationTags, TagChange
 from .jobs import Jobs
 
@@ -37,9 +36,7 @@ T = TypeVar("T")
 class TaggingPolicy:
     """The settings that tagging obeys."""
 
-    ssd: Path
-    hdd: Path
-    path_mappings: tuple[tuple[str, str], ...]
+    roots: Roots
     tags: LocationTags
     enabled: bool  #: ``ENABLE_LOCATION_TAGGING``
     dry_run: bool  #: ``DRY_RUN``: nothing is written in qBittorrent
@@ -154,9 +151,7 @@ class Tagging:
         policy = self._policy
         located = tags.locate(
             torrents,
-            place_of=partial(
-                place_of, ssd=str(policy.ssd), hdd=str(policy.hdd), mappings=policy.path_mappings
-            ),
+            place_of=policy.roots.place_of,
             published={copy.torrent_id for copy in copies},
             relocating=relocating,
         )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 
@@ -36,6 +35,7 @@ from ..core.errors import (
 )
 from ..core.model import Job, JobId, JobState, Outcome, Phase, TorrentId, WaitReason
 from ..core.placement import Place
+from ..core.roots import Roots
 from ..core.text import number
 from ..logs import resolved
 from .destinations import Destinations
@@ -57,9 +57,7 @@ T = TypeVar("T")
 class Policy:
     """The settings that tiering obeys."""
 
-    ssd: Path
-    hdd: Path
-    path_mappings: tuple[tuple[str, str], ...]
+    roots: Roots
     copies_at_once: int
     copy_options: CopyOptions
     tags: tuple[str, str] | None  #: for the SSD and for the HDD; None: no tags
@@ -85,7 +83,7 @@ class Tiering:
         # More than one copy at a time makes a disk seek; the rest of a job may overlap.
         self._copies = trio.CapacityLimiter(policy.copies_at_once)
         self._computing = trio.CapacityLimiter(1)
-        self._staging = Staging(policy.hdd, tiers=tiers, journal=journal)
+        self._staging = Staging(policy.roots.hdd, tiers=tiers, journal=journal)
         self._destinations = Destinations(
             journal=journal,
             tiers=tiers,
@@ -95,7 +93,7 @@ class Tiering:
             nice=policy.copy_options.nice,
         )
         self._hardlinks = Hardlinks(
-            policy.hdd,
+            policy.roots.hdd,
             journal=journal,
             tiers=tiers,
             limiter=self._copies,
@@ -104,7 +102,7 @@ class Tiering:
             nice=policy.copy_options.nice,
         )
         self._stager = Stager(
-            policy.hdd,
+            policy.roots.hdd,
             staging=self._staging,
             hardlinks=self._hardlinks,
             tiers=tiers,
@@ -115,9 +113,7 @@ class Tiering:
         )
         self._turns = Turns()
         self._planner = Planner(
-            ssd=policy.ssd,
-            hdd=policy.hdd,
-            path_mappings=policy.path_mappings,
+            roots=policy.roots,
             client=client,
             journal=journal,
             computing=self._computing,
@@ -186,7 +182,7 @@ class Tiering:
         there, shared = len(wanted) - len(missing), len(missing) - len(to_copy)
         return (
             f"{torrent.name!r}: would copy {sum(f.size_bytes for f in to_copy)} bytes in "
-            f"{number(len(to_copy), 'file')} to {self._policy.hdd / plan.shown_destination}, "
+            f"{number(len(to_copy), 'file')} to {self._policy.roots.hdd / plan.shown_destination}, "
             + (f"compare {number(there, 'file')} already there, " if there else "")
             + (f"hardlink {number(shared, 'file')} of another torrent there, " if shared else "")
             + "verify and tag it"
@@ -272,7 +268,10 @@ class Tiering:
 
     async def _look(self, plan: Plan) -> Sequence[Seen]:
         return await look(
-            self._policy.ssd, self._policy.hdd, plan.files, limiter=self._tiers.ssd.limiter
+            self._policy.roots.ssd,
+            self._policy.roots.hdd,
+            plan.files,
+            limiter=self._tiers.ssd.limiter,
         )
 
     async def _require_room(
@@ -324,7 +323,7 @@ class Tiering:
             begun_at=self._jobs.now(),
         )
         entries = await self._compute(made.entries)
-        staged = await self._compute(lambda: made.staged(self._policy.hdd))
+        staged = await self._compute(lambda: made.staged(self._policy.roots.hdd))
         adopted = await self._compute(made.adopted)
 
         def begin(connection: Connection) -> None:
@@ -348,12 +347,12 @@ class Tiering:
                 log.warning("%s differed and was set aside as %s", path, moved.name)
         await self._journal.do(begin)
         await publish(
-            self._policy.hdd,
+            self._policy.roots.hdd,
             staged,
-            source_root=self._policy.ssd,
+            source_root=self._policy.roots.ssd,
             limiter=self._tiers.hdd.limiter,
         )
-        await sync_adopted(self._policy.hdd, adopted, limiter=self._tiers.hdd.limiter)
+        await sync_adopted(self._policy.roots.hdd, adopted, limiter=self._tiers.hdd.limiter)
         await self._journal.do(
             partial(
                 journal_copies.published,
@@ -364,7 +363,7 @@ class Tiering:
         await self._staging.drop(running.job.id)
         log.info(
             "published in %s: %s, %d bytes copied, %d verified, %d adopted, %d hardlinked",
-            self._policy.hdd / plan.shown_destination,
+            self._policy.roots.hdd / plan.shown_destination,
             number(len(entries), "file"),
             report.bytes_copied,
             report.bytes_verified,

@@ -15,6 +15,7 @@ from qbm_trio.adapters import journal_copies
 from qbm_trio.adapters.journal_copies import Copy
 from qbm_trio.adapters.qbittorrent import Qbittorrent
 from qbm_trio.core.model import JobId, Outcome, TorrentId, Verification
+from qbm_trio.core.roots import Roots
 from qbm_trio.core.tags import LocationTags
 from qbm_trio.tasks.jobs import Jobs
 from qbm_trio.tasks.queue import JobQueue
@@ -103,9 +104,7 @@ async def tagging_of(root: Path, client: Qbittorrent, copied: list[str]) -> Asyn
     """The real tagging, with a client of its own whose requests can be counted."""
     (root / "state").mkdir()
     policy = TaggingPolicy(
-        ssd=root / "ssd",
-        hdd=root / "hdd",
-        path_mappings=(),
+        roots=Roots(ssd=root / "ssd", hdd=root / "hdd", path_mappings=()),
         tags=LocationTags(ssd="ssd", hdd="hdd"),
         enabled=True,
         dry_run=False,

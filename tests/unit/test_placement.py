@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import assume, example, given
@@ -18,11 +18,11 @@ from qbm_trio.core.placement import (
     below,
     destination_folder,
     map_path,
-    place_of,
     plan_files,
     safe_relative,
     save_root,
 )
+from qbm_trio.core.roots import Roots
 from tests.rig.seen import SEEDING
 
 # Texts made of what hurts, and of anything at all, surrogates included.
@@ -252,14 +252,14 @@ def test_several_folders_without_a_common_root_lie_in_the_content_path() -> None
 def test_the_place_is_told_by_the_content_path_through_the_mappings(
     content: str, place: Place
 ) -> None:
-    mappings = [("/data", "/mnt"), ("/data/hdd", "/pool/hdd")]
-    at = place_of(torrent(content), ssd="/mnt/ssd", hdd="/pool/hdd", mappings=mappings)
-    assert at is place
+    mappings = (("/data", "/mnt"), ("/data/hdd", "/pool/hdd"))
+    roots = Roots(ssd=Path("/mnt/ssd"), hdd=Path("/pool/hdd"), path_mappings=mappings)
+    assert roots.place_of(torrent(content)) is place
 
 
 def test_a_torrent_without_metadata_has_no_place_whatever_is_mapped() -> None:
-    at = place_of(torrent(""), ssd="/mnt", hdd="/pool", mappings=[("/", "/mnt")])
-    assert at is Place.UNKNOWN
+    roots = Roots(ssd=Path("/mnt"), hdd=Path("/pool"), path_mappings=(("/", "/mnt"),))
+    assert roots.place_of(torrent("")) is Place.UNKNOWN
 
 
 # -- path mappings ----------------------------------------------------------

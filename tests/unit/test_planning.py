@@ -18,6 +18,7 @@ from qbm_trio.adapters.journal import Journal
 from qbm_trio.core.errors import BadMetainfo, MustWait
 from qbm_trio.core.model import Job, JobId, TorrentFile, TorrentId, WaitReason
 from qbm_trio.core.placement import Place, plan_files
+from qbm_trio.core.roots import Roots
 from qbm_trio.tasks import planning
 from qbm_trio.tasks.planning import LOOK_AGAIN_S, Planner, UnknownForTooLong
 from tests.fakes.qbittorrent import FakeQbittorrent
@@ -37,9 +38,7 @@ async def planner(
         try:
             yield (
                 Planner(
-                    ssd=tmp_path / "ssd",
-                    hdd=tmp_path / "hdd",
-                    path_mappings=mappings,
+                    roots=Roots(ssd=tmp_path / "ssd", hdd=tmp_path / "hdd", path_mappings=mappings),
                     client=fake,
                     journal=journal,
                     computing=trio.CapacityLimiter(1),

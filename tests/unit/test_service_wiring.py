@@ -14,6 +14,7 @@ from qbm_trio.adapters.copying import CopyOptions
 from qbm_trio.adapters.disk import MARKER_NAME
 from qbm_trio.core.errors import QbittorrentUnreachable
 from qbm_trio.core.model import Verification, WaitReason
+from qbm_trio.core.roots import Roots
 from qbm_trio.service import Service
 from qbm_trio.settings import load
 from qbm_trio.tasks import tiers
@@ -56,9 +57,7 @@ async def test_every_setting_of_the_work_reaches_its_part(environ: dict[str, str
         overview = await service.observer.overview()
         ssd, hdd = Path(environ["DOWNLOAD_PATH_SSD"]), Path(environ["FINAL_DEST_BASE_HDD"])
         assert service.tiering._policy == Policy(
-            ssd=ssd,
-            hdd=hdd,
-            path_mappings=(("/theirs", "/ours"),),
+            roots=Roots(ssd=ssd, hdd=hdd, path_mappings=(("/theirs", "/ours"),)),
             copies_at_once=2,
             copy_options=CopyOptions(
                 verification=Verification.READBACK, nice=7, rate_limit_bytes_per_s=1_500_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from qbm_trio.core import tags
 from qbm_trio.core.model import Torrent, TorrentId
-from qbm_trio.core.placement import Place, place_of
+from qbm_trio.core.placement import Place
+from qbm_trio.core.roots import Roots
 from qbm_trio.core.tags import Amount, Located, Location, LocationTags
 from tests.rig.seen import SEEDING
 
@@ -184,9 +186,11 @@ def test_ten_thousand_torrents_are_judged_in_less_than_a_second() -> None:
     began = time.process_time()
     located = tags.locate(
         all_,
-        place_of=lambda t: place_of(
-            t, ssd="/ssd", hdd="/hdd", mappings=(("/data/ssd", "/ssd"), ("/data", "/hdd"))
-        ),
+        place_of=Roots(
+            ssd=Path("/ssd"),
+            hdd=Path("/hdd"),
+            path_mappings=(("/data/ssd", "/ssd"), ("/data", "/hdd")),
+        ).place_of,
         published=frozenset(),
         relocating=frozenset(),
     )

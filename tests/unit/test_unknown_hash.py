@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from qbm_trio.core.errors import MustWait
 from qbm_trio.core.model import Job, JobId, WaitReason
+from qbm_trio.core.roots import Roots
 from qbm_trio.tasks.planning import Planner, UnknownForTooLong
 from tests.fakes.inline_journal import InlineJournal
 from tests.fakes.qbittorrent import FakeQbittorrent
@@ -21,9 +22,7 @@ async def test_an_unknown_hash_is_looked_for_every_few_seconds_for_a_minute_and_
     journal = InlineJournal.open(tmp_path)
     assert isinstance(journal, InlineJournal)
     planner = Planner(
-        ssd=tmp_path / "ssd",
-        hdd=tmp_path / "hdd",
-        path_mappings=(),
+        roots=Roots(ssd=tmp_path / "ssd", hdd=tmp_path / "hdd", path_mappings=()),
         client=FakeQbittorrent(),
         journal=journal,
         computing=trio.CapacityLimiter(1),
