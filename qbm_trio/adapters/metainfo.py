@@ -4,8 +4,7 @@ The info-hash is taken over the info dictionary's bytes as they stand, never ove
 a re-encoding: then it equals the torrent's own, or the file is not this torrent's.
 
 No file is ever called as it says: I/O uses qBittorrent's list, which has the renames and
-usable names for what no file system takes. So whatever the names are, they are no reason
-to refuse.
+usable names for what no file system takes. Refused are names that are meant to lead out.
 """
 
 from __future__ import annotations
@@ -229,7 +228,12 @@ def _component(raw: object) -> str:
     """One file or folder name, for messages and to compare both versions of a hybrid."""
     if not isinstance(raw, bytes):
         raise _bad("a name is not a string")
-    return raw.decode("utf-8", "backslashreplace")
+    name = raw.decode("utf-8", "backslashreplace")
+    if not raw:
+        raise _bad("a name in it is empty")
+    if raw.startswith(b"/") or b".." in raw.split(b"/") or b"\0" in raw:
+        raise _bad(f"the name {name!r} would lead out of its folder")
+    return name
 
 
 def _length(entry: dict[bytes, Any], shown: str) -> int:
