@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -250,11 +251,9 @@ class Workers:
         try:
             if not contact.reachable:
                 # No call for each of a thousand jobs: they are looked at when it is back.
+                problem = contact.problem or "not reached yet"
                 await self._put_aside(
-                    job_id,
-                    WaitReason.QBITTORRENT,
-                    contact.problem or "not reached yet",
-                    expected=JobState.QUEUED,
+                    job_id, WaitReason.QBITTORRENT, problem, expected=JobState.QUEUED
                 )
                 if self._client.contact.reachable:  # it came back during the commit
                     self._waits.wake(WaitReason.QBITTORRENT)
@@ -342,14 +341,8 @@ class Workers:
             await self._fail(running, error.code, f"{error} (tried {number(attempts, 'time')})")
             return
         delay_s = backoff_s(attempts, jitter=random.random())
-        await self._jobs.wait(
-            job_id,
-            WaitReason.RETRY,
-            str(error),
-            delay_s=delay_s,
-            attempts=attempts,
-            expected=JobState.RUNNING,
-        )
+        wait = partial(self._jobs.wait, delay_s=delay_s, expected=JobState.RUNNING)
+        await wait(job_id, WaitReason.RETRY, str(error), attempts=attempts)
         self._waits.add(job_id, WaitReason.RETRY, delay_s)
         self._begun.discard(job_id)
         log.warning("attempt %d failed, again in %.0f s: %s", attempts, delay_s, error)
