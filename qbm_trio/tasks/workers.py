@@ -333,6 +333,9 @@ class Workers:
         # Once: a torrent that is not ready is looked at again every few seconds.
         level = logging.DEBUG if self._said.get(job_id) == message else logging.INFO
         self._said[job_id] = message
+        # Of one that was never begun and ends while it waits, no worker learns.
+        if len(self._said) > 2 * len(self._jobs.live):
+            self._said = {id: said for id, said in self._said.items() if self._jobs.live.get(id)}
         log.log(level, "waiting (%s): %s", reason, message)
 
     async def _failed_attempt(self, running: Running, error: Retryable) -> None:
