@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -203,11 +204,9 @@ class Workers:
         try:
             if not contact.reachable:
                 # No call for each of a thousand jobs: they are looked at when it is back.
+                problem = contact.problem or "not reached yet"
                 await self._put_aside(
-                    job_id,
-                    WaitReason.QBITTORRENT,
-                    contact.problem or "not reached yet",
-                    expected=JobState.QUEUED,
+                    job_id, WaitReason.QBITTORRENT, problem, expected=JobState.QUEUED
                 )
                 if self._client.contact.reachable:  # it came back during the commit
                     self._waits.wake(WaitReason.QBITTORRENT)
@@ -287,6 +286,9 @@ class Workers:
         # Once: a torrent that is not ready is looked at again every few seconds.
         level = logging.DEBUG if self._said.get(job_id) == message else logging.INFO
         self._said[job_id] = message
+        # Of one that was never begun and ends while it waits, no worker learns.
+        if len(self._said) > 2 * len(self._jobs.live):
+            self._said = {id: said for id, said in self._said.items() if self._jobs.live.get(id)}
         log.log(level, "waiting (%s): %s", reason, message)
 
     async def _failed_attempt(self, running: Running, error: Retryable) -> None:
@@ -295,14 +297,8 @@ class Workers:
             await self._fail(running, error.code, f"{error} (tried {number(attempts, 'time')})")
             return
         delay_s = backoff_s(attempts, jitter=random.random())
-        await self._jobs.wait(
-            job_id,
-            WaitReason.RETRY,
-            str(error),
-            delay_s=delay_s,
-            attempts=attempts,
-            expected=JobState.RUNNING,
-        )
+        wait = partial(self._jobs.wait, delay_s=delay_s, expected=JobState.RUNNING)
+        await wait(job_id, WaitReason.RETRY, str(error), attempts=attempts)
         self._waits.add(job_id, WaitReason.RETRY, delay_s)
         self._begun.discard(job_id)
         log.warning("attempt %d failed, again in %.0f s: %s", attempts, delay_s, error)

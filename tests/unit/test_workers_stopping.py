@@ -156,6 +156,17 @@ async def test_the_trouble_of_an_attempt_that_was_cancelled_says_nothing_of_the_
         assert len(world.begun) == 2
 
 
+async def test_what_was_said_of_jobs_that_ended_while_they_waited_is_forgotten(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with a_world(tmp_path, reachable=False) as world:
+        for number in range(20):
+            job_id = await world.accept(number)
+            await world.until(job_id, JobState.WAITING)
+            await world.jobs.cancel(job_id)
+        assert len(world.workers._said) <= 2
+
+
 @pytest.mark.parametrize("how", ["clear", "cancel"])
 async def test_a_job_that_ends_while_it_waits_leaves_no_partial_data(
     autojump_clock: MockClock, tmp_path: Path, how: str
