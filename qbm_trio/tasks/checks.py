@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -47,6 +48,8 @@ LIMIT_S: Final = 15.0
 REMOVE_S: Final = 0.3
 AGAIN_S: Final = 60.0
 """Between two checks by the service, however often qBittorrent comes and goes."""
+RENEW_S: Final = 900.0
+"""After which what was found is looked at again: its user may have mended it."""
 MOST_SHOWN: Final = 50
 
 _TORRENTS_TRIED: Final = 3
@@ -284,12 +287,15 @@ class Checks:
 
 
 class ServiceChecks:
-    """The checks while the service runs: at its start, and when qBittorrent is back."""
+    """The checks while the service runs: at its start, when qBittorrent is back, and as long as
+    something is wrong.
+    """
 
     def __init__(self, checks: Checks, client: QbittorrentClient) -> None:
         self._checks = checks
         self._client = client
         self._said: set[str] = set()
+        self._summary: str | None = None  #: as it was logged last
         self._shown: tuple[Finding, ...] = ()
 
     @property
@@ -303,7 +309,8 @@ class ServiceChecks:
             while True:
                 began_s = trio.current_time()
                 local = await self._checks.local()
-                await self._tell(local + self._checks.clock())
+                if not self._client.contact.reachable:
+                    await self._tell(local + self._checks.clock())
                 await self._client.wait_reachable()
                 try:
                     remote = await self._checks.remote()
@@ -311,9 +318,13 @@ class ServiceChecks:
                     log.debug("qBittorrent went away during the checks")
                 else:
                     await self._tell(found := local + remote + self._checks.clock())
-                    log.info("checked: %s; --check-config shows all", checks.summary(found))
-                    # When it is back it may be another one, with other folders.
-                    await self._client.wait_unreachable()
+                    summary = checks.summary(found)
+                    if summary != self._summary:
+                        log.info("checked: %s; --check-config shows all", summary)
+                    self._summary = summary
+                    with trio.move_on_after(RENEW_S if self._shown else inf):
+                        # When it is back it may be another one, with other folders.
+                        await self._client.wait_unreachable()
                 await trio.sleep_until(began_s + AGAIN_S)
         except Exception:
             log.exception("a bug ends the checks; nothing else depends on them")

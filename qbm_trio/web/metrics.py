@@ -102,8 +102,7 @@ FIGURES: Final = (
     Figure(
         "qbm_checks",
         by_word("checks", "level", get_args(CheckItem.model_fields["level"].annotation)),
-        "Warnings and problems of the set-up that the last check found, at the start or since "
-        "qBittorrent was away; /status says which.",
+        "Warnings and problems of the set-up that the last check found; /status says which.",
     ),
     Figure(
         "qbm_dry_run",

@@ -218,6 +218,28 @@ async def test_a_service_checks_when_qbittorrent_is_there_and_again_when_it_is_b
     assert any("share limit" in line for line in told)
 
 
+async def test_what_was_found_is_looked_at_again_until_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(checks, "AGAIN_S", 0.0)
+    monkeypatch.setattr(checks, "RENEW_S", 0.05)
+    fake = FakeQbittorrent()
+    fake.preferred = replace(fake.preferred, removes_with_files=True)
+    async with inside(tmp_path, client=fake, RECONCILE_INTERVAL_S="0.1") as it:
+        await condition(lambda: "removes_files" in codes(it))
+        shown = it.service.checks.shown
+        with trio.fail_after(40):
+            await condition(lambda: it.service.checks.shown is not shown)
+        assert "removes_files" in codes(it), "no gap in between"
+        fake.preferred = replace(fake.preferred, removes_with_files=False)
+        with trio.fail_after(40):
+            await condition(lambda: "removes_files" not in codes(it))
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("check")]
+    assert len(told) == len(set(told)), "each once"
+    assert sum(line.startswith("checked: ") for line in told) == 2
+
+
 async def test_a_check_that_ends_while_the_service_stops_says_nothing(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
