@@ -195,7 +195,7 @@ FIELDS: Final[Mapping[str, tuple[str, object]]] = {
     "queue_id": ("", "70257d3355f9f755"),
     "reachable": ("Whether the last call was answered.", True),
     "reason": ("", None),
-    "recent": ("The 20 jobs that changed last.", None),
+    "recent": ("The 20 jobs that ended last, the last one first.", None),
     "remove": ("Tags it should lose.", []),
     "run_id": ("", "073231620f01cf0c"),
     "running_processes": ("", 1),
