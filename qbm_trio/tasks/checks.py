@@ -287,8 +287,9 @@ class Checks:
 
 
 class ServiceChecks:
-    """The checks while the service runs: at its start, when qBittorrent is back, and as long as
-    something is wrong.
+    """The checks while the service runs.
+
+    At its start, when qBittorrent is back, and now and then as long as something is wrong.
     """
 
     def __init__(self, checks: Checks, client: QbittorrentClient) -> None:
