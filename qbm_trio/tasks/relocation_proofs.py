@@ -213,11 +213,9 @@ class Proofs:
             SameStorage: a folder of the HDD is one of the SSD's under another name.
             NotAsPlanned: both are on one file system.
         """
-        folders = {
-            (both.path.parent, both.copy_path.parent)
-            for both in judged
-            if both.file is not None and both.copy is not None
-        }
+        folders = await self._compute(
+            lambda: {(f.path.parent, f.copy_path.parent) for f in judged if f.file and f.copy}
+        )
         for on_ssd, on_hdd in sorted(folders):
             await self._tiers.check_not_aliased(on_ssd, on_hdd)
             if await self._tiers.on_one_file_system(on_ssd, on_hdd):
@@ -298,7 +296,7 @@ class Proofs:
 
         linked = await self._journal.do(read)
         own_of = {**linked, **dict(zip(paths, paths, strict=True))}
-        placed = {path: str(self._roots.hdd / path) for path in own_of}
+        placed = await self._compute(lambda: {path: str(self._roots.hdd / path) for path in own_of})
         real = await real_places(placed.values(), limiter=self._tiers.hdd.limiter)
         return {real[placed[path]]: real[placed[own]] for path, own in own_of.items()}
 

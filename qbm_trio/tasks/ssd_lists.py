@@ -77,7 +77,8 @@ class SsdLists:
             files = known.files
         else:
             files = await self._client.files(torrent.id)
-        listed = Listed(torrent=torrent, files=files, roots=roots_of(torrent, files))
+        roots = await compute(partial(roots_of, torrent, files), limiter=self._computing)
+        listed = Listed(torrent=torrent, files=files, roots=roots)
         self._known[torrent.id] = listed
         return listed
 
@@ -126,9 +127,12 @@ class SsdLists:
         """
         by_id = {torrent.id: torrent for torrent in torrents}
         regions = await self.regions(by_id.values(), limiter=limiter)
-        found: set[TorrentId] = set()
-        for path in (await real_places(set(paths), limiter=limiter)).values():
-            found |= regions.owners(path)
+        real = await real_places(set(paths), limiter=limiter)
+
+        def owners() -> set[TorrentId]:
+            return set().union(*map(regions.owners, real.values()))
+
+        found = await compute(owners, limiter=self._computing)
         return [by_id[id_] for id_ in sorted(found)]
 
     async def regions(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from qbm_trio.core import placement
 from qbm_trio.core.errors import TorrentUnknown
 from qbm_trio.core.model import TorrentId
+from qbm_trio.core.regions import Regions
 from qbm_trio.core.relocation import FORWARD, Step
 from qbm_trio.core.space import RELOCATING_TAG
-from qbm_trio.tasks import relocation_proofs, relocation_watch
+from qbm_trio.tasks import relocation_proofs, relocation_watch, ssd_lists
 from tests.rig.shelves import Shelf, corrupt_copy, held, run, shelf
 
 SEEDS = ("stalledUP", "forcedUP")
@@ -373,19 +373,23 @@ async def test_a_torrent_that_qbittorrent_does_not_know_for_a_while_is_not_given
 # -- the event loop -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(relocation_proofs, "plan_files"), (ssd_lists, "roots_of"), (Regions, "owners")],
+)
 async def test_what_grows_with_a_torrents_files_is_not_done_on_the_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
     """Else ``/health`` waits at each step: a third of a second for 20,000 files."""
     here = threading.current_thread()
     threads: list[threading.Thread] = []
 
-    def plan_files(*args: Any, **kwargs: Any) -> Any:
+    def watched(*args: Any, **kwargs: Any) -> Any:
         threads.append(threading.current_thread())
         return real(*args, **kwargs)
 
-    real = placement.plan_files
-    monkeypatch.setattr(relocation_proofs, "plan_files", plan_files)
+    real = getattr(owner, name)
+    monkeypatch.setattr(owner, name, watched)
     async with shelf(tmp_path, monkeypatch) as it:
         await it.shelf_of(1)
         assert (await run(it))["T0"].step is Step.DONE
