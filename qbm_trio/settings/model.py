@@ -124,6 +124,11 @@ def _setting(default: Any, meaning: str, expected: str, **constraints: Any) -> A
     )  # fmt: skip
 
 
+def _bytes(amount: float, unit: int) -> int:
+    """So much in bytes; more than any disk can have is as good as that."""
+    return round(min(amount * unit, 2.0**63))
+
+
 _BOOL = "true or false"
 _SECONDS = "a number of seconds, 0 or more"
 
@@ -311,23 +316,23 @@ class Settings(BaseSettings):
     @property
     def threshold_bytes(self) -> int:
         """Free bytes on the SSD below which space is made."""
-        return round(self.disk_space_threshold_gb * GB)
+        return _bytes(self.disk_space_threshold_gb, GB)
 
     @property
     def target_bytes(self) -> int:
         """Free bytes on the SSD at which making space ends."""
-        return round(self.disk_space_target_gb * GB)
+        return _bytes(self.disk_space_target_gb, GB)
 
     @property
     def hdd_min_free_bytes(self) -> int:
         """Bytes on the HDD that copies leave free."""
-        return round(self.hdd_min_free_gb * GB)
+        return _bytes(self.hdd_min_free_gb, GB)
 
     @property
     def copy_rate_limit_bytes_s(self) -> int | None:
         """Most that all copies together write, in bytes a second; None for no limit."""
         limit = self.copy_rate_limit_mb_s
-        return None if limit is None else max(1, round(limit * MB))
+        return None if limit is None else max(1, _bytes(limit, MB))
 
     @property
     def job_retention_s(self) -> float:

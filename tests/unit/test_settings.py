@@ -58,6 +58,13 @@ def test_ended_jobs_are_kept_for_a_day_at_least(
     assert settings.job_retention_s == kept_s
 
 
+def test_more_bytes_than_any_disk_has_are_no_bug(environ: dict[str, str]) -> None:
+    names = ("DISK_SPACE_THRESHOLD_GB", "HDD_MIN_FREE_GB", "COPY_RATE_LIMIT_MB_S")
+    settings, _ = load(environ | dict.fromkeys(names, "1e305"))
+    assert settings.threshold_bytes == settings.target_bytes == settings.hdd_min_free_bytes
+    assert settings.copy_rate_limit_bytes_s == settings.threshold_bytes > 10**18
+
+
 def test_settings_never_change(environ: dict[str, str]) -> None:
     settings, _ = load(environ)
     with pytest.raises(ValidationError):
