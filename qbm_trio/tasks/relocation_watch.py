@@ -54,6 +54,11 @@ class TorrentGone(TorrentUnknown):
     """It was missed for so long that its user must have removed it."""
 
 
+def _checks(torrent: Torrent) -> bool:
+    """Whether it is being checked. Not at a start, when thousands may wait for it."""
+    return torrent.state in ("checkingUP", "checkingDL")
+
+
 class _Standstill:
     """Notices a check that shows no progress for long."""
 
@@ -64,8 +69,7 @@ class _Standstill:
 
     def lasts(self, poll: Poll) -> bool:
         """Whether it has lasted, with this poll; if so, it begins anew."""
-        # Not that of a start, for which thousands of torrents may wait.
-        checks = poll.torrent.state in ("checkingUP", "checkingDL")
+        checks = _checks(poll.torrent)
         progress = poll.torrent.progress if checks else None
         if progress != self._progress:
             self._progress, self._since_s = progress, poll.at_s
@@ -131,7 +135,7 @@ class TorrentWatch:
         place: str,
         *,
         wake: Callable[[], Awaitable[None]] | None = None,
-        patience_s: float | None = None,
+        due: bool = True,
     ) -> Event:
         """What ``judge`` makes of the answers, as soon as it makes anything of them.
 
@@ -142,22 +146,23 @@ class TorrentWatch:
             row: whose torrent.
             judge: gets all polls, in order.
             place: what it is asked about.
-            wake: ends a check that shows no progress for long, or begins it anew. Told to
-                check once more while it checks, or moved, qBittorrent checks for ever (seen
-                on 4.5.2 and 5.1.0), and its user may tell it so at any time.
-            patience_s: for how long; `STANDSTILL_S` unless given.
+            wake: ends a check that does not get on, or begins it anew. Told to check once
+                more while it checks, or moved, qBittorrent checks for ever (seen on 4.5.2
+                and 5.1.0), and its user may tell it so at any time.
+            due: whether a check may go on: then it is given its time, and its turn.
         """
         refresh_s = await self._refresh_interval_s()
         began_s = trio.current_time()
         polls: list[Poll] = []
-        standstill = _Standstill(STANDSTILL_S if patience_s is None else patience_s)
+        standstill = _Standstill(STANDSTILL_S if due else NOT_DUE_S)
         while True:
             at_s = trio.current_time()
             polls = [*polls[-_POLLS_KEPT:], self._poll(at_s, await self.torrent(row.torrent_id))]
             event = judge(polls, place=self._mapped(place), refresh_s=refresh_s)
             if event is not None:
                 return event
-            if wake is not None and standstill.lasts(polls[-1]):
+            lasts = wake is not None and standstill.lasts(polls[-1])
+            if wake and lasts and not (due and await self._may_begin(polls[-1].torrent)):
                 log.info("%r: its check does not get on; it is ended, or begun anew", row.name)
                 await wake()
             # A recheck may take hours.
@@ -180,7 +185,16 @@ class TorrentWatch:
         self, row: Relocation, judge: Callable[..., Event | None], place: str
     ) -> Event:
         # Stopped, it waits for the check that is to come.
-        return await self.judged(row, judge, place, wake=self._stop(row), patience_s=NOT_DUE_S)
+        return await self.judged(row, judge, place, wake=self._stop(row), due=False)
+
+    async def _may_begin(self, seen: Torrent) -> bool:
+        """Whether one waits its turn to be checked, or has it just now."""
+        others = (torrent for torrent in await self._client.torrents() if torrent.id != seen.id)
+        if any(_checks(other) and other.progress > 0 for other in others):
+            return True
+        await trio.sleep(NOT_DUE_S)
+        now = await self.torrent(seen.id)
+        return not _checks(now) or now.progress != seen.progress
 
     def _stop(self, row: Relocation) -> Callable[[], Awaitable[None]]:
         return partial(self._client.stop, row.torrent_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from qbm_trio.core.model import TorrentId
-from qbm_trio.core.relocation import Step
+from qbm_trio.core.relocation import Event, Step
 from qbm_trio.core.relocation_polls import Poll
 from qbm_trio.core.snapshot import met
 from qbm_trio.core.space import RELOCATING_TAG
@@ -18,11 +19,14 @@ from qbm_trio.tasks import relocation_watch
 from qbm_trio.tasks.relocation_watch import (
     GONE_AFTER_S,
     LOADED_AFTER_S,
+    NOT_DUE_S,
     REMOVED_AFTER_S,
+    STANDSTILL_S,
     TorrentGone,
     TorrentWatch,
 )
 from tests.fakes.qbittorrent import FakeQbittorrent
+from tests.rig.records import RELOCATION
 from tests.rig.shelves import held, shelf
 from tests.rig.torrents import make_torrent
 
@@ -182,3 +186,54 @@ def test_a_check_stands_still_when_it_shows_no_progress_for_long(
     ]
     assert found[:1] == ([] if at_s is None else [at_s])
     assert len(found) <= 4, "it is told so again only after as long a time"
+
+
+@pytest.mark.parametrize(
+    ("other", "woken"),
+    [
+        pytest.param({"state": "checkingUP", "progress": 0.4}, False, id="waits its turn"),
+        pytest.param({"state": "checkingUP", "progress": 0.0}, True, id="neither gets on"),
+        pytest.param({"state": "stalledUP", "progress": 1.0}, True, id="alone"),
+    ],
+)
+async def test_a_check_is_begun_anew_only_when_no_other_one_gets_on(
+    tmp_path: Path,
+    fake: FakeQbittorrent,
+    autojump_clock: MockClock,
+    other: dict[str, object],
+    woken: bool,
+) -> None:
+    id_, watch = add(fake, tmp_path, "T"), TorrentWatch(fake, str)
+    fake.change(id_, state="checkingUP", progress=0.0)
+    fake.change(add(fake, tmp_path, "other"), **other)
+    assert (await wakes_at_s(watch, id_) != []) == woken
+
+
+async def test_a_check_that_has_just_begun_is_not_begun_anew(
+    tmp_path: Path, fake: FakeQbittorrent, autojump_clock: MockClock
+) -> None:
+    """The one before it has just ended, and its own progress is not shown yet."""
+    id_, watch = add(fake, tmp_path, "T"), TorrentWatch(fake, str)
+    fake.change(id_, state="checkingUP", progress=0.0)
+
+    async def begin(name: str) -> None:
+        if name == "torrents":
+            fake.change(id_, progress=0.01)
+
+    fake.before = begin
+    found = await wakes_at_s(watch, id_)
+    assert found == pytest.approx([2 * STANDSTILL_S + NOT_DUE_S], abs=60), "not at the first look"
+
+
+async def wakes_at_s(watch: TorrentWatch, id_: TorrentId) -> list[float]:
+    """When a check was begun anew, in a little more than twice the time that it is given."""
+    began_s, found = trio.current_time(), []
+
+    async def wake() -> None:
+        found.append(trio.current_time() - began_s)
+
+    def judge(polls: Sequence[Poll], **_: object) -> Event | None:
+        return Event.FAIL if polls[-1].at_s - began_s > 2.1 * STANDSTILL_S else None
+
+    await watch.judged(replace(RELOCATION, torrent_id=id_), judge, "/", wake=wake)
+    return found
