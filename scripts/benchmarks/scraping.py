@@ -1,4 +1,4 @@
-"""What scrapes cost: copies in turns with and without them, and the time of a scrape meanwhile."""
+"""What scrapes cost: their time, and that of copies in turns with and without them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .server import Server, end_load, fill_journal, serving, start_load
 COPIES = 3  #: at once
 A_SECOND = 20  #: scrapes; a Prometheus with its default settings makes one a minute
 SCRAPE_MS = 20
+IDLE_S = 2.0  #: of scrapes while nothing else goes on, in each round
 
 
 def measure(
@@ -35,7 +36,9 @@ def measure(
     rounds: int,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """Measure both in turn, the order reversed every other round; to disk, then to memory.
+    """First while nothing else goes on; then copies with and without, to disk and to memory.
+
+    Copies are made in turn, the order reversed every other round.
 
     Args:
         places: where.
@@ -52,8 +55,8 @@ def measure(
     size_bytes = next(iter(torrents.values())).stat().st_size
     what = f"{len(torrents)} copies of {size_bytes // MIB} MiB at once, {jobs} jobs"
 
-    def compare(how: str, hdd: Path, *, cold: bool) -> list[Row]:
-        turns = _Turns(
+    def turns(hdd: Path, *, cold: bool) -> _Turns:
+        return _Turns(
             places.work / "turn",
             template,
             torrents,
@@ -62,19 +65,26 @@ def measure(
             cold=cold,
             fill_bytes=fill_bytes,
         )
-        say(how)
-        return _compare(f"scrapes: {what}, {how}", turns, rounds=rounds, say=say)
 
-    rows = compare("source not cached, to disk", places.hdd, cold=True)
-    if places.memory is None:
-        say("not measured without a disk: no tmpfs with enough room")
-        return rows
-    return rows + compare("source cached, to memory", places.memory, cold=False)
+    rows = _while_idle(
+        f"scrapes: nothing else, {jobs} jobs", turns(places.hdd, cold=True), rounds=rounds, say=say
+    )
+    for how, hdd, cold in (
+        ("source not cached, to disk", places.hdd, True),
+        ("source cached, to memory", places.memory, False),
+    ):
+        if hdd is None:
+            say("not measured without a disk: no tmpfs with enough room")
+        else:
+            say(how)
+            section = f"scrapes: {what}, {how}"
+            rows += _compare(section, turns(hdd, cold=cold), rounds=rounds, say=say)
+    return rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Turn:
-    copied_s: float
+    took_s: float
     scrapes_ms: Sequence[float]  #: each; empty without
     healths_ms: Sequence[float]  #: each answer of ``/health`` meanwhile
 
@@ -101,12 +111,19 @@ class _Turns:
         self._cold = cold
         self._fill_bytes = fill_bytes
 
-    def take(self, *, scraped: bool) -> _Turn:
+    def copy(self, *, scraped: bool) -> _Turn:
         """Copy everything once."""
         settle(self._hdd)
         fill_and_free(self._fill_bytes)
         # After the filling, which may push cached pages out.
         (drop_cached if self._cold else warm)(self._torrents.values())
+        try:
+            return self.take(lambda server: _tiered_s(server, self._torrents), scraped=scraped)
+        finally:
+            settle(self._hdd)
+
+    def take(self, work: Callable[[Server], float], *, scraped: bool) -> _Turn:
+        """Ask a service all through ``work``, which returns how long it took, in seconds."""
         shutil.copytree(self._template, self._folder / "state")
         server = Server(
             folder=self._folder,
@@ -119,22 +136,43 @@ class _Turns:
             with serving(server):
                 server.wait_for_health(("healthy",))
                 server.wait_for_checks()
-                return self._copy(server, scraped=scraped)
+                server.get("/status")  # the journal is read; from now on only what changes
+                load = start_load(
+                    "scrape", server.port, server.key, A_SECOND, int(scraped), core=None
+                )
+                try:
+                    took_s = work(server)
+                finally:
+                    load.terminate()
+                    found = end_load(load)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
-            settle(self._hdd)
-
-    def _copy(self, server: Server, *, scraped: bool) -> _Turn:
-        load = start_load("scrape", server.port, server.key, A_SECOND, int(scraped), core=None)
-        try:
-            copied_s = _tiered_s(server, self._torrents)
-        finally:
-            load.terminate()
-            found = end_load(load)
         scrapes_ms, healths_ms = (
             [each_s * 1000 for each_s in found[name]] for name in ("scrapes_s", "healths_s")
         )
-        return _Turn(copied_s=copied_s, scrapes_ms=scrapes_ms, healths_ms=healths_ms)
+        return _Turn(took_s=took_s, scrapes_ms=scrapes_ms, healths_ms=healths_ms)
+
+
+def _while_idle(
+    section: str, turns: _Turns, *, rounds: int, say: Callable[[str], None]
+) -> list[Row]:
+    loop_ms: list[float] = []
+
+    def idle(server: Server) -> float:
+        time.sleep(0.5)  # the load starts
+        before_s = server.loop_cpu_s()
+        time.sleep(IDLE_S)
+        loop_ms.append((server.loop_cpu_s() - before_s) / (IDLE_S * A_SECOND) * 1000)
+        return IDLE_S
+
+    scraped = [turns.take(idle, scraped=True) for _ in range(rounds)]
+    cpu = Series(name="CPU time", unit="ms", values=tuple(loop_ms))
+    say(f"nothing else goes on: a scrape takes {cpu.median:.1f} ms of CPU time")
+    note = "with that of the /health beside it"
+    return [
+        plain_row(section, "CPU time of a scrape", cpu, target=Target(limit=SCRAPE_MS), note=note),
+        *_times(section, scraped),
+    ]
 
 
 def _compare(section: str, turns: _Turns, *, rounds: int, say: Callable[[str], None]) -> list[Row]:
@@ -142,31 +180,25 @@ def _compare(section: str, turns: _Turns, *, rounds: int, say: Callable[[str], N
     scraped: list[_Turn] = []
     for n in range(rounds):
         for done in (without, scraped)[:: 1 if n % 2 == 0 else -1]:
-            done.append(turns.take(scraped=done is scraped))
+            done.append(turns.copy(scraped=done is scraped))
         last_ms = scraped[-1].scrapes_ms
         say(
-            f"copied in {without[-1].copied_s:.2f} s; with {len(last_ms)} scrapes in "
-            f"{scraped[-1].copied_s:.2f} s, a scrape p50 {percentile(last_ms, 50):.1f} ms, "
+            f"copied in {without[-1].took_s:.2f} s; with {len(last_ms)} scrapes in "
+            f"{scraped[-1].took_s:.2f} s, a scrape p50 {percentile(last_ms, 50):.1f} ms, "
             f"p99 {percentile(last_ms, 99):.1f} ms"
         )
-    scrapes_ms = [turn.scrapes_ms for turn in scraped]
-    healths_ms = [turn.healths_ms for turn in scraped]
     return [
         ratio_row(
             section,
             f"copied with {A_SECOND} scrapes a second",
-            Series(name="scraped", unit="s", values=tuple(t.copied_s for t in scraped)),
-            Series(name="no scrapes", unit="s", values=tuple(t.copied_s for t in without)),
+            Series(name="scraped", unit="s", values=tuple(turn.took_s for turn in scraped)),
+            Series(name="no scrapes", unit="s", values=tuple(turn.took_s for turn in without)),
         ),
-        *_times(section, "a scrape", scrapes_ms, Target(limit=SCRAPE_MS)),
-        *_times(section, "/health meanwhile", healths_ms, None),
+        *_times(section, scraped),
     ]
 
 
-def _times(
-    section: str, what: str, turns_ms: Sequence[Sequence[float]], target: Target | None
-) -> list[Row]:
-    note = f"of {sum(map(len, turns_ms))} in all"
+def _times(section: str, turns: Sequence[_Turn]) -> list[Row]:
     return [
         plain_row(
             section,
@@ -175,7 +207,11 @@ def _times(
                 name=name, unit="ms", values=tuple(percentile(each, percent) for each in turns_ms)
             ),
             target=target,
-            note=note,
+            note=f"of {sum(map(len, turns_ms))} in all",
+        )
+        for what, turns_ms, target in (
+            ("a scrape", [turn.scrapes_ms for turn in turns], Target(limit=SCRAPE_MS)),
+            ("/health meanwhile", [turn.healths_ms for turn in turns], None),
         )
         for name, percent in (("median", 50), ("p99", 99))
     ]
@@ -218,5 +254,5 @@ def _fill_with_ended(state: Path, jobs: int) -> None:
     with closing(sqlite3.connect(state / FILE_NAME)) as connection, connection:
         connection.execute(
             "UPDATE jobs SET state = iif(seq % 10, 'done', 'failed'),"
-            " finished_at = accepted_at, started_at = accepted_at"
+            " started_at = accepted_at, finished_at = accepted_at, end_seq = seq"
         )

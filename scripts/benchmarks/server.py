@@ -130,6 +130,11 @@ class Server(Service):
                 return int(line.split()[1]) * 1024
         raise BenchFailed(f"the kernel does not tell {name}")
 
+    def loop_cpu_s(self) -> float:
+        """What its event loop's thread, the first one, has used so far."""
+        assert self.process is not None
+        return int(Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) / 1e9
+
     def kill(self) -> None:
         """End it as a power cut would: nothing is flushed."""
         process, self.process = self.process, None
