@@ -152,6 +152,18 @@ def claims(connection: sqlite3.Connection, path: str) -> list[tuple[TorrentId, b
     ]
 
 
+def others_at(
+    connection: sqlite3.Connection, paths: Collection[str], *, besides: TorrentId
+) -> list[Copy]:
+    """The copies of other torrents, begun or published, that have one of these files."""
+    rows = connection.execute(
+        f"{_SELECT} WHERE torrent_id != ? AND torrent_id IN"
+        " (SELECT torrent_id FROM copy_files WHERE path IN (SELECT value FROM json_each(?)))",
+        (besides, json.dumps(list(paths))),
+    )
+    return [_copy(row) for row in rows]
+
+
 def published_files(
     connection: sqlite3.Connection, paths: Sequence[str]
 ) -> dict[str, list[tuple[TorrentId, CopyFile]]]:

@@ -8,14 +8,14 @@ opened. Symlinks need the disk and are judged in ``adapters/disk_paths.py``.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Final
 
 from .errors import UnsafePath
-from .model import Torrent, TorrentFile
+from .model import Torrent, TorrentFile, TorrentId
 
 NAME_MAX_BYTES: Final = 255
 """Longest file name on the file systems we know (ext4, xfs, btrfs, zfs)."""
@@ -152,6 +152,30 @@ def destination_folder(category: str) -> PurePosixPath:
             "rename it in qBittorrent, then retry the job"
         )
     return folder
+
+
+def destination_folders(
+    category: str, root_on_ssd: PurePosixPath, torrent_id: TorrentId
+) -> Iterator[PurePosixPath]:
+    """The folders below the HDD base that a torrent may go to, the first that is free.
+
+    That of its category; where another torrent that has a place of its own on the SSD has the
+    same names there already, one below it, called as the end of its save path: on one path, who
+    removes one of them with its files removes the other's, too.
+
+    Args:
+        category: qBittorrent's.
+        root_on_ssd: its save path, below the SSD's folder.
+        torrent_id: names the last one, which is its own.
+
+    Raises:
+        UnsafePath: the category would leave the base.
+    """
+    folder = destination_folder(category)
+    yield folder
+    for n in range(1, len(root_on_ssd.parts) + 1):
+        yield folder.joinpath(*root_on_ssd.parts[-n:])
+    yield folder / torrent_id
 
 
 RESERVED: Final = frozenset({".qbm-staging", ".qbm-tier"})

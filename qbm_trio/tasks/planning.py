@@ -19,13 +19,20 @@ from ..adapters import journal_copies, journal_relocations, metainfo
 from ..adapters.computing import compute
 from ..adapters.journal import Journal
 from ..core.client import QbittorrentClient
-from ..core.errors import BadMetainfo, Fatal, MustWait, TooEarlyToTell, TorrentUnknown
+from ..core.errors import (
+    BadMetainfo,
+    DestinationChanged,
+    Fatal,
+    MustWait,
+    TooEarlyToTell,
+    TorrentUnknown,
+)
 from ..core.model import Job, JobId, Torrent, TorrentId, WaitReason
 from ..core.pieces import Metainfo
 from ..core.placement import (
     Place,
     PlannedFile,
-    destination_folder,
+    destination_folders,
     plan_files,
     save_root,
 )
@@ -194,14 +201,8 @@ class Planner:
         if root_on_ssd is None:
             raise self._not_ready(job, f"its save path {root} is not below DOWNLOAD_PATH_SSD")
         copy = await self._journal.do(partial(journal_copies.find, torrent_id=torrent.id))
-        # Fixed at the first publishing: Sonarr's later category moves nothing.
-        destination = (
-            destination_folder(torrent.category)
-            if copy is None
-            else PurePosixPath(copy.destination)
-        )
 
-        def draft() -> Plan:
+        def draft(destination: PurePosixPath) -> Plan:
             planned = plan_files(files, root_on_ssd=root_on_ssd, destination=destination)
             return Plan(
                 torrent=torrent,
@@ -213,7 +214,51 @@ class Planner:
                 copy=copy,
             )
 
-        return await compute(draft, limiter=self._computing)
+        if copy is not None:
+            # Fixed at the first publishing: Sonarr's later category moves nothing.
+            fixed = PurePosixPath(copy.destination)
+            return await compute(partial(draft, fixed), limiter=self._computing)
+        destinations = destination_folders(torrent.category, root_on_ssd, torrent.id)
+        plan = await compute(partial(draft, next(destinations)), limiter=self._computing)
+        for destination in destinations:
+            if not await self._is_anothers(plan):
+                break
+            plan = await compute(partial(draft, destination), limiter=self._computing)
+        return plan
+
+    async def require_own(self, plan: Plan) -> None:
+        """Prove that the files it has on the HDD are not another torrent's by now.
+
+        Raises:
+            DestinationChanged: they are.
+        """
+        if await self._is_anothers(plan):
+            raise DestinationChanged(
+                f"{plan.shown_destination} on the HDD became another torrent's meanwhile; the "
+                "next try takes another folder"
+            )
+
+    async def _is_anothers(self, plan: Plan) -> bool:
+        """Whether one of its files on the HDD is a torrent's that has another one on the SSD.
+
+        With the same save path both have the same files, and share the copy, too.
+        """
+        if plan.copy is not None:
+            return False
+        paths = await compute(
+            lambda: [str(file.on_hdd) for file in plan.files], limiter=self._computing
+        )
+        others = await self._journal.do(
+            partial(journal_copies.others_at, paths=paths, besides=plan.torrent.id)
+        )
+        for other in others:
+            if other.save_root != plan.save_root:
+                try:
+                    await self._client.torrent(other.torrent_id)
+                except TorrentUnknown:
+                    continue  # removed: what it has left is anybody's
+                return True
+        return False
 
 
 def _shown(files: Sequence[PlannedFile], destination: PurePosixPath) -> str:

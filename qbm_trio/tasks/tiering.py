@@ -203,7 +203,8 @@ class Tiering:
         seen = await self._look(plan)
         sources = {s.source_inode for s in seen if s.source_inode is not None}
         async with self._turns.of(sources) as waited:
-            if waited:
+            if waited:  # whoever was first has a place on the HDD now
+                plan = await self._planner.plan(running.job, plan.torrent)
                 seen = await self._look(plan)
             await self._copy_in_turn(running, plan, seen)
 
@@ -216,6 +217,8 @@ class Tiering:
         originals = await self._hardlinks.find(plan, seen)
         await self._require_room(running, plan, seen, besides=originals)
         adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
+        if adopted:
+            await self._planner.require_own(plan)
         progress = running.progress
         # The disk may have been unmounted during a long comparison.
         await self._tiers.require()

@@ -11,12 +11,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from qbm_trio.core.errors import UnsafePath
-from qbm_trio.core.model import Torrent, TorrentFile
+from qbm_trio.core.model import Torrent, TorrentFile, TorrentId
 from qbm_trio.core.placement import (
     RESERVED,
     Place,
     below,
     destination_folder,
+    destination_folders,
     map_path,
     plan_files,
     safe_relative,
@@ -260,6 +261,24 @@ def test_the_place_is_told_by_the_content_path_through_the_mappings(
 def test_a_torrent_without_metadata_has_no_place_whatever_is_mapped() -> None:
     roots = Roots(ssd=Path("/mnt"), hdd=Path("/pool"), path_mappings=(("/", "/mnt"),))
     assert roots.place_of(torrent("")) is Place.UNKNOWN
+
+
+# -- other folders -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("category", "root", "folders"),
+    [
+        ("tv", "links/A", ["tv", "tv/A", "tv/links/A", "tv/cd"]),
+        ("", "A", [".", "A", "cd"]),
+        ("a/b", ".", ["a/b", "a/b/cd"]),
+    ],
+)
+def test_where_a_torrent_may_go_if_others_have_its_names(
+    category: str, root: str, folders: list[str]
+) -> None:
+    found = destination_folders(category, PurePosixPath(root), TorrentId("cd"))
+    assert [str(folder) for folder in found] == folders
 
 
 # -- path mappings ----------------------------------------------------------

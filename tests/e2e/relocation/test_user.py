@@ -8,10 +8,13 @@ from functools import partial
 from random import Random
 
 import pytest
+import trio
 
 from qbm_trio.core.relocation import Step
+from tests.rig.inside import condition, give, put
 from tests.rig.library import sha256
 from tests.rig.relocations import OnBoth, World
+from tests.rig.torrents import make_torrent
 
 pytestmark = pytest.mark.qbittorrent
 
@@ -115,5 +118,42 @@ async def test_a_file_that_was_edited_or_replaced_on_the_ssd_is_not_deleted(
         assert {path.name for path in folder.iterdir()} >= {"edited", "replaced"}
         assert not touched.exists()
         assert not (folder / "as it was").exists()
+
+    await on_both(scenario)
+
+
+async def test_of_two_with_the_same_names_in_two_folders_one_can_be_removed_with_its_files(
+    on_both: OnBoth,
+) -> None:
+    """As cross-seed tools link them: a folder for each tracker, one category for all."""
+
+    async def scenario(w: World) -> None:
+        folders = [w.ssd.at / "links" / tracker for tracker in ("TrackerA", "TrackerB")]
+        puts = []
+        for n, folder in enumerate(folders):
+            if n:
+                (folder / "Film").mkdir(parents=True)
+                for name in BIG:
+                    (folder / "Film" / name).parent.mkdir(exist_ok=True)
+                    os.link(folders[0] / "Film" / name, folder / "Film" / name)
+                made = make_torrent(folder, "Film", list(BIG), piece_length=32 * 1024)
+                one = partial(give, w.qbt, made, folder, category="cross")
+            else:
+                one = partial(put, w.qbt, folder, "Film", BIG, category="cross")
+            puts.append(await trio.to_thread.run_sync(one))
+        ids = [await w.know(*pair) for pair in zip(puts, folders, strict=True)]
+        for id_ in ids:
+            await w.tier(id_)
+        w.foreign.clear()
+        figures = await w.run()
+        assert (figures.relocated, figures.failed_groups) == (2, 0)
+        for id_ in ids:
+            await w.whole(id_, at=w.hdd)
+        copies = [w.hdd.at / "cross/Film/a", w.hdd.at / "cross/TrackerB/Film/a"]
+        assert copies[0].samefile(copies[1]), "stored once"
+        w.qbt.api.torrents_delete(delete_files=True, torrent_hashes=ids[0])
+        await condition(lambda: not copies[0].exists())
+        w.qbt.api.torrents_recheck(torrent_hashes=ids[1])
+        await w.whole(ids[1], at=w.hdd)
 
     await on_both(scenario)
