@@ -25,7 +25,13 @@ async def trust(self: TorrentWatch, row: Relocation, place: str) -> Event:
     return Event.ADVANCE
 
 
+async def trust_at_last(self: TorrentWatch, row: Relocation, place: str) -> bool:
+    """Take it for complete in the last look, too."""
+    return True
+
+
 if __name__ == "__main__":
     setattr(TorrentWatch, "recheck", recheck_and_trust)  # noqa: B010
     setattr(TorrentWatch, "seeds_at", trust)  # noqa: B010
+    setattr(TorrentWatch, "is_as_left", trust_at_last)  # noqa: B010
     sys.exit(main(sys.argv[1:]))
