@@ -172,7 +172,10 @@ class Settings(BaseSettings):
         None, "Its password. With neither password nor API key no login is tried", "a password"
     )
     qbit_api_key: SecretStr | None = _setting(
-        None, "Its API key (qBittorrent 5.2 and later), instead of name and password", "a key"
+        None,
+        "Its API key (qBittorrent 5.2 and later), instead of name and password, which "
+        "[notice more](durability.md#what-is-not-promised)",
+        "a key",
     )
     qbit_verify_ssl: bool = _setting(True, "Check its certificate", _BOOL)
 
@@ -181,7 +184,8 @@ class Settings(BaseSettings):
     )
     final_dest_base_hdd: Folder = _setting(
         Path("/downloads/hdd"),
-        "The HDD tier: copies go to `<this>/<category>/…`",
+        "The HDD tier: copies go to `<this>/<category>/…`, or where another torrent, downloaded to "
+        "another folder, has the same names there, to `<this>/<category>/<folder on the SSD>/…`",
         "an absolute path",
     )
     path_mappings: PathMappings = _setting(
