@@ -1,4 +1,4 @@
-"""Check that what was set up fits together, for ``--check-config`` and at the service's start.
+"""Check that what was set up fits together, for ``--check-config`` and while the service runs.
 
 Nothing is changed: what is put on a tier to see whether qBittorrent sees it is removed, and
 with ``DRY_RUN`` nothing is put there. What is wrong with a disk or with qBittorrent at any
@@ -306,12 +306,15 @@ class ServiceChecks:
 
     async def run(self) -> None:
         """Check until cancelled. What is found is logged once; a bug in it ends the checks only."""
+        remote: list[Finding] = []
         try:
             while True:
                 began_s = trio.current_time()
                 local = await self._checks.local()
                 if not self._client.contact.reachable:
-                    await self._tell(local + self._checks.clock())
+                    remote = []
+                # At once, with what was found in qBittorrent last: its list may never come.
+                await self._tell(local + remote + self._checks.clock())
                 await self._client.wait_reachable()
                 try:
                     remote = await self._checks.remote()

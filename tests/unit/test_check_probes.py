@@ -240,6 +240,22 @@ async def test_what_was_found_is_looked_at_again_until_it_is_mended(
     assert sum(line.startswith("checked: ") for line in told) == 2
 
 
+async def test_what_the_disks_tell_is_shown_although_qbittorrent_never_lists_its_torrents(
+    environ: dict[str, str],
+) -> None:
+    """With ten thousand torrents on a slow machine every list may come too late."""
+    fake = FakeQbittorrent()
+    await fake.version()
+    assert fake.contact.reachable
+    it = checks.ServiceChecks(
+        checks.Checks(load(environ)[0], fake, torrents=trio.sleep_forever), fake
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(it.run)
+        await condition(lambda: {"on_root", "one_file_system"} & {f.code for f in it.shown})
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_check_that_ends_while_the_service_stops_says_nothing(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
