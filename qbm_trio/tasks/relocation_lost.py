@@ -6,6 +6,7 @@ Their torrents have our tag in qBittorrent, and are perhaps stopped.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from sqlite3 import Connection
@@ -14,14 +15,16 @@ from typing import Final
 import trio
 
 from ..adapters import journal_copies, journal_facts, journal_relocations
+from ..adapters.computing import compute
 from ..adapters.journal_restore import RESTORED_AT
 from ..core.errors import QbittorrentError, UnsafePath
-from ..core.model import Torrent
-from ..core.placement import destination_folder, unmap_path
+from ..core.model import Torrent, TorrentFile
+from ..core.placement import destination_folders, unmap_path
 from ..core.relocation import Relocation, RunId, Step
 from ..core.space import RELOCATING_TAG
 from ..logs import subject
 from .space_run import Outside
+from .ssd_lists import Listed
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +66,14 @@ async def lost_row(outside: Outside, torrent: Torrent) -> Relocation | None:
         QbittorrentError: it cannot be asked.
         JournalUnwritable: the journal cannot.
     """
-    roots, root = outside.roots, (await outside.lists.of(torrent)).root
+    listed = await outside.lists.of(torrent)
+    roots, root = outside.roots, listed.root
     copy = await outside.journal.do(partial(journal_copies.find, torrent_id=torrent.id))
     on_hdd = roots.on_hdd(root)
     if on_hdd is None:
         from_path: str | None = root if roots.on_ssd(root) is not None else None
-        to_path = roots.hdd_folder(copy.destination if copy else _destination(torrent))
+        destination = copy.destination if copy else await _destination(outside, listed)
+        to_path = roots.hdd_folder(destination)
     else:
         beside = str(PurePosixPath(roots.ssd) / on_hdd)
         from_path = copy.save_root if copy else unmap_path(beside, roots.path_mappings)
@@ -98,12 +103,29 @@ async def lost_row(outside: Outside, torrent: Torrent) -> Relocation | None:
     )
 
 
-def _destination(torrent: Torrent) -> str:
-    """Where its copy must be if its category is as it was."""
+async def _destination(outside: Outside, listed: Listed) -> str:
+    """Where its copy must be if its category is as it was, and it has a place of its own.
+
+    At another torrent's copy it would fail its recheck, and be downloaded over it.
+    """
+    torrent, on_ssd = listed.torrent, outside.roots.on_ssd(listed.root)
     try:
-        return str(destination_folder(torrent.category))
+        folders = destination_folders(torrent.category, on_ssd or PurePosixPath(), torrent.id)
+        for folder in folders:
+            names = partial(_paths, folder, listed.files)
+            paths = await compute(names, limiter=trio.CapacityLimiter(1))
+            others = await outside.journal.do(
+                partial(journal_copies.others_at, paths=paths, besides=torrent.id)
+            )
+            if all(other.save_root == listed.root for other in others):
+                break
+        return str(folder)
     except UnsafePath:
         return ""
+
+
+def _paths(folder: PurePosixPath, files: Sequence[TorrentFile]) -> list[str]:
+    return [str(folder / file.name) for file in files]
 
 
 def _add(connection: Connection, *, rows: list[Relocation], now: float) -> list[Relocation]:

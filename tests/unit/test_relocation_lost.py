@@ -6,10 +6,13 @@ As when qBittorrent ran for long without its torrents, or ``STATE_DIR`` was lost
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from qbm_trio.adapters.journal import FILE_NAME
 from qbm_trio.core.errors import QbittorrentError
 from qbm_trio.core.model import TorrentId
 from qbm_trio.core.relocation import Step
@@ -120,6 +123,42 @@ async def test_without_its_journal_one_whose_files_have_gone_is_left_alone_and_s
         assert (it.files("T"), it.files("T", tier="hdd")) == (left, set(FILES))
         (advice,) = [line for line in said(caplog) if "'T' is not started" in line]
         assert f"set its location to {it.inside.hdd / 'tv'} in qBittorrent" in advice
+
+
+async def test_one_whose_copy_is_not_known_is_not_pointed_at_anothers_of_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was made after the recovery point, and qBittorrent has forgotten the move."""
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.tiered("T", tags=frozenset({PIN_TAG}))
+        id_ = await it.tiered("T", save="elsewhere")
+        await it.leave_free(0)
+        with held(monkeypatch, Step.DELETING) as hold:
+            it.space.trigger()
+            await hold.wait()
+            place = it.inside.ssd / "elsewhere"
+            (place / "T/a").unlink()
+            it.fake._now(id_)
+            it.fake.change(
+                id_,
+                save_path=str(place),
+                content_path=str(place / "T"),
+                state="missingFiles",
+                progress=0.0,
+                tags=frozenset({RELOCATING_TAG}),
+            )
+    with closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("DELETE FROM copies WHERE torrent_id = ?", (id_,))
+        connection.execute("DELETE FROM relocations")
+    it.calls()
+    async with shelf(tmp_path, monkeypatch, fake=it.fake, RECONCILE_INTERVAL_S=QUICK) as it:
+        await condition(lambda: RELOCATING_TAG not in it.fake.tags(id_))
+        await it.all_ended()
+        assert it.state(id_) == ("missingFiles", "ssd")
+        assert it.calls()["set_location"] == 0
+        (advice,) = [line for line in said(caplog) if "'T' is not started" in line]
+        assert f"set its location to {it.inside.hdd / 'tv/elsewhere'} in qBittorrent" in advice
 
 
 async def test_without_its_journal_one_whose_torrent_file_is_refused_runs_where_it_is(
