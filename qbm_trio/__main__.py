@@ -28,8 +28,8 @@ environment variables (docs/configuration.md).
 
 Exit status: 0 if it was told to stop, or nothing but warnings was found; 1 if it cannot run
 (its last line says why); 2 for settings that cannot be used; 3 for problems that
---check-config has found; 64 for wrong arguments; 130 or 143 for a second signal, or one
-before it runs."""
+--check-config has found; 64 for wrong arguments; 70 if a disk that hangs kept it from saving
+its state as it stopped; 130 or 143 for a second signal, or one before it runs."""
 
 BAD_SETTINGS = 2
 PROBLEMS_FOUND = 3

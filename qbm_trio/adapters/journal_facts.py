@@ -49,6 +49,6 @@ def instance(connection: sqlite3.Connection, *, now: float) -> tuple[str, float]
         if meta(connection, "first_run_at") is None:  # else it was all that could be read
             set_meta(connection, "first_run_at", repr(now))
     first_run_at = meta(connection, "first_run_at")
-    # Unknown, no torrent has finished after it.
+    # Unknown, this start takes its place.
     since = meta(connection, ENDS_KNOWN_SINCE) or 0.0
     return known, math.inf if first_run_at is None else max(float(first_run_at), float(since))

@@ -22,7 +22,7 @@ from .model import NAMES, RESERVED_TAGS, Settings, qbittorrent_address
 
 MIN_API_KEY_LENGTH = 16
 EXAMPLE_KEYS = ("your-", "your_", "<your", "change-me", "changeme")
-"""How begins what documentation prints where a key belongs, ours and the old tool's."""
+"""What the examples of documentation begin with, ours and the old tool's: no key is so."""
 
 _MAX_SECRET_FILE_BYTES = 64 * 1024
 _OLD_TOOL_PREFIXES = ("SONARR_", "RADARR_", "TAUTULLI_")

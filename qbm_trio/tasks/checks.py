@@ -49,7 +49,8 @@ REMOVE_S: Final = 0.3
 AGAIN_S: Final = 60.0
 """Between two checks by the service, however often qBittorrent comes and goes."""
 RENEW_S: Final = 900.0
-"""After which what was found is looked at again: its user may have mended it."""
+"""After which a problem is looked at again: its user may have mended it. For a warning no disk
+that sleeps is woken."""
 MOST_SHOWN: Final = 50
 
 _TORRENTS_TRIED: Final = 3
@@ -289,7 +290,7 @@ class Checks:
 class ServiceChecks:
     """The checks while the service runs.
 
-    At its start, when qBittorrent is back, and now and then as long as something is wrong.
+    At its start, when qBittorrent is back, and now and then as long as there is a problem.
     """
 
     def __init__(self, checks: Checks, client: QbittorrentClient) -> None:
@@ -326,7 +327,8 @@ class ServiceChecks:
                     if summary != self._summary:
                         log.info("checked: %s; --check-config shows all", summary)
                     self._summary = summary
-                    with trio.move_on_after(RENEW_S if self._shown else inf):
+                    wrong = any(finding.level is Level.PROBLEM for finding in self._shown)
+                    with trio.move_on_after(RENEW_S if wrong else inf):
                         # When it is back it may be another one, with other folders.
                         await self._client.wait_unreachable()
                 await trio.sleep_until(began_s + AGAIN_S)

@@ -211,4 +211,5 @@ class Observer:
 
             # Noted first: the drain's call may come while another one is being committed.
             self._api_requests_handed_in += delta
-            await self._journal.submit(write, written).wait()
+            # What is shown is counted here: nobody need look for it.
+            await self._journal.submit(write, written, shown=False).wait()

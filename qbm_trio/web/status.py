@@ -175,7 +175,7 @@ class StatusAnswer(Answer):
     recent: list[JobItem]
     checks: list[CheckItem] = Field(
         description="Found at the start, when qBittorrent was away, and every 15 minutes while "
-        "there are any: at most 50, the problems first. /health does not count them: it tells "
+        "there is a problem: at most 50, the problems first. /health does not count them: it tells "
         "how things are now."
     )
 

@@ -218,42 +218,34 @@ async def test_a_service_checks_when_qbittorrent_is_there_and_again_when_it_is_b
     assert any("share limit" in line for line in told)
 
 
-async def test_what_was_found_is_looked_at_again_until_it_is_mended(
+async def test_a_problem_is_looked_at_again_until_it_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(checks, "AGAIN_S", 0.0)
     monkeypatch.setattr(checks, "RENEW_S", 0.05)
+    monkeypatch.setattr("qbm_trio.core.check_qbittorrent.OLDEST_WEB_API", (2, 99))
     fake = FakeQbittorrent()
     fake.preferred = replace(fake.preferred, removes_with_files=True)
     async with inside(tmp_path, client=fake, RECONCILE_INTERVAL_S="0.1") as it:
-        await condition(lambda: "removes_files" in codes(it))
+        await condition(lambda: "too_old" in codes(it))
         shown = it.service.checks.shown
         with trio.fail_after(40):
             await condition(lambda: it.service.checks.shown is not shown)
-        assert "removes_files" in codes(it), "no gap in between"
-        fake.preferred = replace(fake.preferred, removes_with_files=False)
+        assert {"too_old", "removes_files"} <= codes(it), "no gap in between"
+        monkeypatch.undo()
+        monkeypatch.setattr(checks, "AGAIN_S", 0.0)
+        monkeypatch.setattr(checks, "RENEW_S", 0.05)
         with trio.fail_after(40):
-            await condition(lambda: "removes_files" not in codes(it))
+            await condition(lambda: "too_old" not in codes(it))
+        # With nothing but warnings no disk is woken for another look.
+        shown, looks = it.service.checks.shown, fake.requests
+        await condition(lambda: fake.requests >= looks + 10)  # the reconciler goes on
+        assert it.service.checks.shown is shown
+        assert "removes_files" in codes(it)
     told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("check")]
     assert len(told) == len(set(told)), "each once"
     assert sum(line.startswith("checked: ") for line in told) == 2
-
-
-async def test_what_the_disks_tell_is_shown_although_qbittorrent_never_lists_its_torrents(
-    environ: dict[str, str],
-) -> None:
-    """With ten thousand torrents on a slow machine every list may come too late."""
-    fake = FakeQbittorrent()
-    await fake.version()
-    assert fake.contact.reachable
-    it = checks.ServiceChecks(
-        checks.Checks(load(environ)[0], fake, torrents=trio.sleep_forever), fake
-    )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(it.run)
-        await condition(lambda: {"on_root", "one_file_system"} & {f.code for f in it.shown})
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_check_that_ends_while_the_service_stops_says_nothing(
