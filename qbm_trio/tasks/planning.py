@@ -7,7 +7,8 @@ places. It asks qBittorrent and the journal, and changes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -89,6 +90,7 @@ class Planner:
         self._computing = computing
         self._unknown: dict[JobId, tuple[float, int]] = {}  #: since when, and after which list
         self._looks: Counter[JobId] = Counter()
+        self._placing = trio.Lock()
 
     def forget(self, job_id: JobId) -> None:
         """The job has ended: how often it was looked at matters no more."""
@@ -237,6 +239,19 @@ class Planner:
                 f"{plan.shown_destination} on the HDD became another torrent's meanwhile; the "
                 "next try takes another folder"
             )
+
+    @asynccontextmanager
+    async def own_place(self, plan: Plan) -> AsyncIterator[None]:
+        """Prove `require_own`; it holds while the block records the copy as begun.
+
+        One at a time: who is recorded first has the place, and the next one sees that.
+
+        Raises:
+            DestinationChanged: as `require_own`.
+        """
+        async with self._placing:
+            await self.require_own(plan)
+            yield
 
     async def _is_anothers(self, plan: Plan) -> bool:
         """Whether one of its files on the HDD is a torrent's that has another one on the SSD.
