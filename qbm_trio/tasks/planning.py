@@ -254,9 +254,10 @@ class Planner:
             yield
 
     async def _is_anothers(self, plan: Plan) -> bool:
-        """Whether one of its files on the HDD is a torrent's that has another one on the SSD.
+        """Whether one of its files on the HDD is a torrent's that does not share it on the SSD.
 
-        With the same save path both have the same files, and share the copy, too.
+        With the same save path there both have the same files, and share the copy, too; not
+        with one that has left the SSD: what came after it is another download.
         """
         if plan.copy is not None:
             return False
@@ -267,11 +268,11 @@ class Planner:
             partial(journal_copies.others_at, paths=paths, besides=plan.torrent.id)
         )
         for other in others:
-            if other.save_root != plan.save_root:
-                try:
-                    await self._client.torrent(other.torrent_id)
-                except TorrentUnknown:
-                    continue  # removed: what it has left is anybody's
+            try:
+                now = await self._client.torrent(other.torrent_id)
+            except TorrentUnknown:
+                continue  # removed: what it has left is anybody's
+            if other.save_root != plan.save_root or self._roots.on_ssd(now.content_path) is None:
                 return True
         return False
 

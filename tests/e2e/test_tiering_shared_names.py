@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,21 @@ async def test_with_one_save_path_both_share_the_copy_as_they_share_the_files(
         other = give(qbt, made, service.ssd / "AB", category="films")
         await tiered(service, one, other)
         assert there(service, "Shared") == {"films"}
+
+
+async def test_with_one_that_has_left_the_ssd_nothing_is_shared(qbt: Qbt, tmp_path: Path) -> None:
+    """Downloaded anew to the folder that it was in: from then on both are on their own."""
+    async with inside(tmp_path, qbt.url) as service:
+        one = shelve(qbt, service, "AB", "Again")
+        await tiered(service, one)
+        qbt.api.torrents_delete(torrent_hashes=one.id)
+        qbt.wait_for(lambda: one.id not in qbt.ids(), "it is removed")
+        shutil.rmtree(service.ssd / "AB")
+        give(qbt, one.made, service.hdd / "films", category="films")
+        write_files(service.ssd / "AB/Again", FILES)
+        made = make_torrent(service.ssd / "AB", "Again", list(FILES), piece_length=32768)
+        await tiered(service, give(qbt, made, service.ssd / "AB", category="films"))
+        assert there(service, "Again") == {"films", "films/AB"}
 
 
 @pytest.mark.parametrize(
