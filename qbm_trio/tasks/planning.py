@@ -7,7 +7,8 @@ places. It asks qBittorrent and the journal, and changes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -89,6 +90,7 @@ class Planner:
         self._computing = computing
         self._unknown: dict[JobId, tuple[float, int]] = {}  #: since when, and after which list
         self._looks: Counter[JobId] = Counter()
+        self._placing = trio.Lock()
 
     def forget(self, job_id: JobId) -> None:
         """The job has ended: how often it was looked at matters no more."""
@@ -238,10 +240,24 @@ class Planner:
                 "next try takes another folder"
             )
 
-    async def _is_anothers(self, plan: Plan) -> bool:
-        """Whether one of its files on the HDD is a torrent's that has another one on the SSD.
+    @asynccontextmanager
+    async def own_place(self, plan: Plan) -> AsyncIterator[None]:
+        """Prove `require_own`; it holds while the block records the copy as begun.
 
-        With the same save path both have the same files, and share the copy, too.
+        One at a time: who is recorded first has the place, and the next one sees that.
+
+        Raises:
+            DestinationChanged: as `require_own`.
+        """
+        async with self._placing:
+            await self.require_own(plan)
+            yield
+
+    async def _is_anothers(self, plan: Plan) -> bool:
+        """Whether one of its files on the HDD is a torrent's that does not share it on the SSD.
+
+        With the same save path there both have the same files, and share the copy, too; not
+        with one that has left the SSD: what came after it is another download.
         """
         if plan.copy is not None:
             return False
@@ -252,11 +268,11 @@ class Planner:
             partial(journal_copies.others_at, paths=paths, besides=plan.torrent.id)
         )
         for other in others:
-            if other.save_root != plan.save_root:
-                try:
-                    await self._client.torrent(other.torrent_id)
-                except TorrentUnknown:
-                    continue  # removed: what it has left is anybody's
+            try:
+                now = await self._client.torrent(other.torrent_id)
+            except TorrentUnknown:
+                continue  # removed: what it has left is anybody's
+            if other.save_root != plan.save_root or self._roots.on_ssd(now.content_path) is None:
                 return True
         return False
 

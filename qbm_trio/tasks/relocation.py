@@ -69,6 +69,7 @@ class GroupWatch:
         self.tier_away: str | None = None  #: why it could not go on, if a disk was the reason
         self.obstacles: dict[int, str] = {}  #: by row: why its step is not through yet
         self.freed_bytes: dict[int, int] = {}  #: by row: by deletions that are not recorded yet
+        self.kept_bytes: dict[int, int] = {}  #: by row: not deleted, for they are its user's
 
     def update(self, rows: Iterable[Relocation]) -> None:
         """The group is so now."""
@@ -162,6 +163,7 @@ class Relocator:
             # One that cannot be recorded is taken again, and finds nothing left to delete.
             freed_bytes = watch.freed_bytes.get(ids[0], 0) + result.freed_bytes
             watch.freed_bytes[ids[0]] = freed_bytes
+            watch.kept_bytes[ids[0]] = result.kept_bytes
             result = replace(result, freed_bytes=freed_bytes)
             changed = await self._journal.do(
                 partial(_record, row=rows[ids[0]], ids=ids, result=result, now=self._now())

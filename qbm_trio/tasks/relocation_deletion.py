@@ -36,6 +36,7 @@ class Deletable:
 
     files: tuple[JudgedFile, ...]
     kept: tuple[LeftFile, ...]
+    kept_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class Deleted:
 
     freed_bytes: int  #: by ``statvfs``
     left: str | None  #: what stays on the SSD, and why
+    kept_bytes: int  #: of that, what is its user's
 
 
 class Deletion:
@@ -75,6 +77,7 @@ class Deletion:
         return Deletable(
             files=tuple(both for both in files if both.path not in changed),
             kept=tuple(LeftFile(path=path, error=_edited(path)) for path in sorted(changed)),
+            kept_bytes=sum(f.file.size_bytes for f in files if f.file and f.path in changed),
         )
 
     async def delete(self, row: Relocation, proven: Deletable) -> Deleted:
@@ -95,7 +98,7 @@ class Deletion:
             log.warning("%r: left on the SSD: %s", row.name, file.error)
         log.info("relocated %r: %s deleted on the SSD", row.name, number(len(done.files), "file"))
         freed_bytes = await self._freed_bytes(before, done.disk_bytes)
-        return Deleted(freed_bytes=freed_bytes, left=_said(left))
+        return Deleted(freed_bytes=freed_bytes, left=_said(left), kept_bytes=proven.kept_bytes)
 
     async def _free_bytes(self) -> int:
         return (await disk.disk_space(self._roots.ssd, limiter=self._limiter)).free_bytes

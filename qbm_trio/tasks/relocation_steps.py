@@ -49,6 +49,7 @@ class Result:
     why: str | None = None  #: what is not as planned
     tier_anew: bool = False  #: the copy is not what was verified
     freed_bytes: int = 0
+    kept_bytes: int = 0  #: on the SSD, for its user has changed them
 
 
 _ADVANCE: Final = Result(event=Event.ADVANCE)
@@ -239,7 +240,8 @@ class Steps:
         self._freed_bytes[row.id] = self._freed_bytes.get(row.id, 0) + done.freed_bytes
         await self._tag_as_moved(row)
         there = await self.still_there(row)
-        return replace(there, freed_bytes=self._freed_bytes.pop(row.id), why=done.left)
+        freed_bytes, kept_bytes = self._freed_bytes.pop(row.id), done.kept_bytes
+        return replace(there, freed_bytes=freed_bytes, kept_bytes=kept_bytes, why=done.left)
 
     async def _delete_proven(self, row: Relocation) -> Deleted | None:
         """Delete its files; None if it is not as it was left: while that is mended, proofs age.

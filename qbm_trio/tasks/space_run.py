@@ -111,7 +111,8 @@ class Run:
             relocated += done
             left.extend(row.error for row in watch.rows if row.step is Step.DONE and row.error)
             if done == len(watch.rows):
-                expected_bytes += relocate.bytes
+                # What its user has changed is left for good: the next run is not in vain for it.
+                expected_bytes += max(0, relocate.bytes - sum(watch.kept_bytes.values()))
                 given_bytes += freed
         paused = self._paused
         if given_bytes * 2 < expected_bytes:

@@ -216,9 +216,8 @@ class Tiering:
         await self._enter(running, Phase.COPYING, destination=plan.shown_destination)
         originals = await self._hardlinks.find(plan, seen)
         await self._require_room(running, plan, seen, besides=originals)
+        await self._planner.require_own(plan)  # before what stands there is called a conflict
         adopted, in_the_way = await self._destinations.judge(running.job, plan, seen)
-        if adopted:
-            await self._planner.require_own(plan)
         progress = running.progress
         # The disk may have been unmounted during a long comparison.
         await self._tiers.require()
@@ -342,13 +341,16 @@ class Tiering:
             bytes_total=running.progress.bytes_total,
             bytes_copied=report.bytes_copied,
         )
-        # Another torrent may have adopted one of them during a long copy.
-        await self._destinations.require_still_ours(running.job, plan, made.seen, made.in_the_way)
-        for path, judged in made.in_the_way.items():
-            moved = await set_aside(path, judged, limiter=self._tiers.hdd.limiter)
-            if moved is not None:
-                log.warning("%s differed and was set aside as %s", path, moved.name)
-        await self._journal.do(begin)
+        # Another torrent may have taken the place, or adopted one of them, during a long copy.
+        async with self._planner.own_place(plan):
+            await self._destinations.require_still_ours(
+                running.job, plan, made.seen, made.in_the_way
+            )
+            for path, judged in made.in_the_way.items():
+                moved = await set_aside(path, judged, limiter=self._tiers.hdd.limiter)
+                if moved is not None:
+                    log.warning("%s differed and was set aside as %s", path, moved.name)
+            await self._journal.do(begin)
         await publish(
             self._policy.roots.hdd,
             staged,
@@ -356,13 +358,8 @@ class Tiering:
             limiter=self._tiers.hdd.limiter,
         )
         await sync_adopted(self._policy.roots.hdd, adopted, limiter=self._tiers.hdd.limiter)
-        await self._journal.do(
-            partial(
-                journal_copies.published,
-                torrent_id=plan.torrent.id,
-                now=self._jobs.now(),
-            )
-        )
+        done = partial(journal_copies.published, torrent_id=plan.torrent.id, now=self._jobs.now())
+        await self._journal.do(done)
         await self._staging.drop(running.job.id)
         log.info(
             "published in %s: %s, %d bytes copied, %d verified, %d adopted, %d hardlinked",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from qbm_trio.core.model import JobState, Outcome
-from tests.rig.inside import Inside, Put, give, inside, put
+from qbm_trio.core.model import Outcome
+from tests.rig.inside import LIMIT_S, Inside, Put, give, inside, put
 from tests.rig.qbt import Qbt
 from tests.rig.torrents import make_torrent, write_files
 
@@ -86,25 +87,50 @@ async def test_with_one_save_path_both_share_the_copy_as_they_share_the_files(
         assert there(service, "Shared") == {"films"}
 
 
-async def test_two_at_once_do_not_end_on_one_path(
-    qbt: Qbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second one has looked for its place before the first one had any."""
+async def test_with_one_that_has_left_the_ssd_nothing_is_shared(qbt: Qbt, tmp_path: Path) -> None:
+    """Downloaded anew to the folder that it was in: from then on both are on their own."""
     async with inside(tmp_path, qbt.url) as service:
-        one, other = (shelve(qbt, service, f, "At once") for f in ("AB", "ABC"))
-        look = service.service.tiering._look
-        first_done = trio.Event()
+        one = shelve(qbt, service, "AB", "Again")
+        await tiered(service, one)
+        qbt.api.torrents_delete(torrent_hashes=one.id)
+        qbt.wait_for(lambda: one.id not in qbt.ids(), "it is removed")
+        shutil.rmtree(service.ssd / "AB")
+        give(qbt, one.made, service.hdd / "films", category="films")
+        write_files(service.ssd / "AB/Again", FILES)
+        made = make_torrent(service.ssd / "AB", "Again", list(FILES), piece_length=32768)
+        await tiered(service, give(qbt, made, service.ssd / "AB", category="films"))
+        assert there(service, "Again") == {"films", "films/AB"}
 
-        async def held(plan: Any) -> Any:
+
+@pytest.mark.parametrize(
+    ("held_at", "seed"),
+    [("_look", 0), ("_look", 1), ("_publish", 0)],
+    ids=["alike", "not alike", "alike, late"],
+)
+async def test_two_at_once_do_not_end_on_one_path(
+    qbt: Qbt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_at: str, seed: int
+) -> None:
+    """The second one has found its place, or nothing in it, before the first one has any."""
+    async with inside(tmp_path, qbt.url) as service:
+        name = f"Both{held_at}{seed}"
+        one = shelve(qbt, service, "AB", name)
+        other = shelve(qbt, service, "ABC", name, seed=seed)
+        go_on = getattr(service.service.tiering, held_at)
+        reached, first_done = trio.Event(), trio.Event()
+
+        async def held(*arguments: Any) -> Any:
+            plan = getattr(arguments[-1], "plan", arguments[-1])
             if plan.torrent.id == other.id:
+                reached.set()
                 await first_done.wait()
-            return await look(plan)
+            return await go_on(*arguments)
 
-        monkeypatch.setattr(service.service.tiering, "_look", held)
+        monkeypatch.setattr(service.service.tiering, held_at, held)
         second = await service.notify(other.id)
-        await service.in_state(second, JobState.RUNNING)
+        with trio.fail_after(LIMIT_S):
+            await reached.wait()
         await tiered(service, one)
         first_done.set()
         job = await service.ended(second)
         assert job.outcome is Outcome.TIERED, job.error
-        assert there(service, "At once") == {"films", "films/ABC"}
+        assert there(service, name) == {"films", "films/ABC"}

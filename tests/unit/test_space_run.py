@@ -259,6 +259,19 @@ async def test_a_pause_for_files_that_may_not_be_deleted_blames_no_snapshot(
         assert it.files("T0") == {"a", "b"}
 
 
+async def test_what_its_user_has_changed_is_no_reason_for_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shelf(tmp_path, monkeypatch) as it:
+        await it.shelf_of(1)
+        await it.leave_free(0)
+        (it.inside.ssd / "tv/T0/a").write_bytes(bytes(FILES["a"]))
+        figures = (await it.run_now()).figures
+        assert (figures.relocated, figures.freed_bytes) == (1, 20_480)
+        assert it.files("T0") == {"a"}
+        assert figures.paused is None
+
+
 async def test_data_that_qbittorrent_moved_ends_the_run_and_pauses_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
