@@ -211,11 +211,13 @@ class Shelf:
                 await trio.sleep(0.005)
 
     async def all_ended(self) -> dict[str, Relocation]:
-        """All relocations, when none is open any more."""
+        """All relocations, when none is open any more, nor shown as open."""
         with trio.fail_after(20):
             while True:
                 rows = await self.rows()
-                if not any(row.step in OPEN for row in rows.values()):
+                # What is shown follows the journal.
+                shown = self.space.overview().relocations
+                if not shown and not any(row.step in OPEN for row in rows.values()):
                     return rows
                 await trio.sleep(0.005)
 
