@@ -92,7 +92,11 @@ class Inside:
 
     def staging(self) -> list[str]:
         """What is left of staging on the HDD: nothing, when no job runs."""
-        return [str(p.relative_to(self.hdd)) for p in self.hdd.rglob(".qbm-staging/*/*")]
+        return [
+            str(path.relative_to(self.hdd))
+            for path in below(self.hdd)
+            if path.parent.parent.name == ".qbm-staging"
+        ]
 
     def contents(self) -> dict[str, bytes]:
         """Every file on the HDD but the service's own."""
