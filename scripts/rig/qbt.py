@@ -24,7 +24,10 @@ from scripts.rig.waiting import wait_for
 
 PASSWORD = "correct horse"  #: of user admin, where a login is asked for
 
+# Its log is read: at its usual 65 KiB it would be turned over at any moment.
 _SETTINGS = """\
+[Application]
+FileLogger\\MaxSizeBytes=1024000
 [LegalNotice]
 Accepted=true
 [BitTorrent]
