@@ -166,7 +166,7 @@ class Qbt:
             raise RuntimeError(f"qBittorrent refused the torrent: {answer}")
         (id,) = self.wait_for(lambda: self.ids() - before, "the torrent is listed")
         if complete:
-            self.wait_for(lambda: self.info(id)["progress"] == 1, "the torrent is complete")
+            self.wait_for(lambda: has_settled(self.info(id)), "the torrent is complete")
         return str(id)
 
     def ids(self) -> set[str]:
@@ -202,6 +202,16 @@ class Qbt:
                 return web.recv(4) == b"HTTP"
         except OSError:
             return False
+
+
+def has_settled(row: Mapping[str, Any]) -> bool:
+    """Whether what a torrent added as complete shows is true by now.
+
+    In its first moments 4.5 shows a progress of 1 while it still reads what it was given
+    (checkingResumeData): at first with a relative content path, at times with an absolute one.
+    """
+    known = row["content_path"].startswith("/") and not row["state"].startswith("checking")
+    return known and row["progress"] == 1
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from qbm_trio.tasks.queue import JobQueue
 from qbm_trio.tasks.tagging import Tagging, TaggingPolicy
 from tests.rig.inside import inside, make, put, tags
 from tests.rig.journals import running as journal_running
-from tests.rig.qbt import Chroot, Installed, Qbt, free_port, running
+from tests.rig.qbt import Chroot, Installed, Qbt, free_port, has_settled, running
 from tests.rig.service import Service, serving
 from tests.rig.site import StandIn, backend, site_on
 
@@ -72,9 +72,7 @@ def crowd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Qbt]:
 
         def there() -> bool:
             rows = qbt.api.torrents_info()
-            return len(rows) == MANY and all(
-                str(row["content_path"]).startswith("/") for row in rows
-            )
+            return len(rows) == MANY and all(has_settled(row) for row in rows)
 
         qbt.wait_for(there, "all torrents are listed", 60)
         yield qbt

@@ -212,10 +212,7 @@ def put(
 
 def give(qbt: Qbt, made: MadeTorrent, save_path: Path, **options: object) -> Put:
     """Give a torrent to qBittorrent; its files are there, complete."""
-    id_ = qbt.add(made.data, save_path=save_path, complete=True, **options)
-    # 4.5 shows a relative one right after adding.
-    qbt.wait_for(lambda: qbt.info(id_)["content_path"].startswith("/"), "its path is known")
-    return Put(id=id_, made=made)
+    return Put(id=qbt.add(made.data, save_path=save_path, complete=True, **options), made=made)
 
 
 async def condition(what: Callable[[], object], *, limit_s: float = LIMIT_S) -> None:

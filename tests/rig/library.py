@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.rig.qbt import Qbt, running
+from tests.rig.qbt import Qbt, has_settled, running
 from tests.rig.service import Service
 from tests.rig.torrents import Version, make_torrent, write_files
 from tests.rig.trees import below
@@ -89,11 +89,7 @@ class Library:
 
         def complete() -> bool:
             rows = self.qbt.api.torrents_info()
-            return wanted <= {
-                str(row["hash"])
-                for row in rows
-                if row["progress"] == 1 and str(row["content_path"]).startswith("/")
-            }
+            return wanted <= {str(row["hash"]) for row in rows if has_settled(row)}
 
         self.qbt.wait_for(complete, "the torrents are complete")
         if self.service.process is None:

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.rig.qbt import PASSWORD, Installed, Launcher, Qbt, free_port, running
+from scripts.rig.qbt import (
+    PASSWORD,
+    Installed,
+    Launcher,
+    Qbt,
+    free_port,
+    has_settled,
+    running,
+)
 
 __all__ = [
     "PASSWORD",
@@ -23,6 +31,7 @@ __all__ = [
     "Qbt",
     "cache_dir",
     "free_port",
+    "has_settled",
     "running",
 ]
 
