@@ -46,6 +46,7 @@ class Limits:
     idle_s: float = 60.0  #: a connection kept without a request
     head_s: float = 10.0  #: from the first byte of a request to the end of its headers
     body_s: float = 30.0  #: from there to the end of its body
+    answer_s: float = 300.0  #: to find an answer, before it counts as waiting
     send_s: float = 30.0  #: for one write, while the client does not read
     linger_s: float = 2.0  #: reading on after an early refusal, so that it arrives
     tcp_user_timeout_ms: int = 10_000  #: sent data not acknowledged: the kernel gives up
@@ -90,10 +91,11 @@ class Connection:
         self.idle_since: float | None = trio.current_time()  #: None while serving
 
     @property
-    def waits_since(self) -> float | None:
+    def waits_since(self) -> float:
         """Since when its client keeps it waiting: for a request, a body, or to take an answer.
 
-        None while the service is at work for it.
+        While the service is at work for it: when that will have taken too long. So it is where
+        the disk of ``STATE_DIR`` hangs: clients give up one after another, and that is not seen.
         """
         if self.idle_since is not None:
             return self.idle_since
@@ -101,7 +103,7 @@ class Connection:
             return self._send_began
         if self._http is not None and self._http.body_unread:
             return self._head_ended
-        return None
+        return self._head_ended + self._limits.answer_s
 
     async def run(self) -> None:
         """Serve the client until it leaves, is too slow, or `close` is called.

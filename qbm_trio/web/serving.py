@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from math import inf
 from typing import ClassVar
 
 import trio
@@ -191,7 +190,7 @@ class _Server:
         while len(self._connections) >= self._limits.connections:
             self._room = trio.Event()
             since, slowest = min(
-                ((c.waits_since or inf, c) for c in self._connections), key=lambda pair: pair[0]
+                ((c.waits_since, c) for c in self._connections), key=lambda pair: pair[0]
             )
             now, patience_s = trio.current_time(), self._limits.patience_s
             if since + patience_s <= now:

@@ -70,6 +70,26 @@ async def test_with_every_connection_at_work_a_new_client_waits_its_turn() -> No
 
 
 @LANES
+async def test_with_every_connection_at_work_for_too_long_the_oldest_gives_way(
+    fast_lane: bool,
+) -> None:
+    """As where the disk of STATE_DIR hangs: their clients may be long gone."""
+    jobs = StandIn(hold=trio.Event())
+    limits = Limits(connections=2, answer_s=0.5)
+    async with (
+        site_on(backend(jobs), fast_lane=fast_lane, limits=limits) as site,
+        site.wire() as first,
+        site.wire() as second,
+    ):
+        for n, wire in enumerate((first, second)):
+            await wire.send(raw("POST", NOTIFY, body=notification(n)))
+            await arrived(jobs, 1 + n)
+        assert (await site.call("GET", "/health")).status == 200
+        assert await first.ends()
+        assert not await second.ends(within_s=0.05)
+
+
+@LANES
 @pytest.mark.parametrize("key", [KEY, None], ids=["key", "no key"])
 async def test_clients_that_send_their_bodies_slowly_do_not_keep_others_out(
     fast_lane: bool, key: str | None
