@@ -13,6 +13,7 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_a_state_directory_that_cannot_be_written_is_said(service: Service) -> N
 def test_interrupted_jobs_come_first_then_priority_then_the_oldest(tmp_path: Path) -> None:
     env = {"MAX_CONCURRENT_PROCESSES": "2", "MAX_CONCURRENT_COPY_OPERATIONS": "2"}
     with stage(tmp_path, **env, COPY_RATE_LIMIT_MB_S="1") as (service, library):
-        for name, size in (("long 1", 8_000_000), ("long 2", 8_000_000)):
+        for name, size in (("long 1", 30_000_000), ("long 2", 30_000_000)):
             library.make(name, size)
         for n in range(6):
             library.make(f"short {n}", n + 1)
@@ -228,7 +229,13 @@ def test_a_wrong_password_is_said_is_not_hammered_and_costs_no_job(tmp_path: Pat
             for job_id in ids:
                 job = service.wait_for_job(job_id, "waiting")
                 assert job["wait_reason"] == "qbittorrent"
-            told = service.http.get("/status").json()["qbittorrent"]
+
+            def refused() -> dict[str, Any] | None:
+                told: dict[str, Any] = service.http.get("/status").json()["qbittorrent"]
+                return told if told["problem"] else None
+
+            # Jobs wait for it before it is asked, too.
+            told = service.wait_for(refused, "it says why")
             assert told["reachable"] is False
             assert "check QBIT_USERNAME and QBIT_PASSWORD" in told["problem"]
             assert "refuses the login" in service.http.get("/health").text
