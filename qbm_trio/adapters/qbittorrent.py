@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 import trio
-from trio_util import AsyncBool
+from trio_util import AsyncValue
 
 from ..core.client import Preferences
 from ..core.errors import (
@@ -80,7 +80,8 @@ class Qbittorrent:
         self._clock = clock
         self._now = now
         self._contact = QbittorrentContact(reachable=False)
-        self.reachable = AsyncBool(False)  #: whether the last call got a usable answer
+        #: whether the last call got a usable answer; None before the first
+        self.reachable: AsyncValue[bool | None] = AsyncValue(None)
         self._index: dict[str, TorrentId] = {}
         self._lists_asked = 0
         self._newest_list = 0  #: the number of the newest one that was answered
@@ -106,6 +107,10 @@ class Qbittorrent:
     def lists_asked(self) -> int:
         """How many lists of all torrents have been asked for, answered or not."""
         return self._lists_asked
+
+    async def wait_asked(self) -> None:
+        """Return once the first call is over."""
+        await self.reachable.wait_value(lambda usable: usable is not None)
 
     async def wait_reachable(self) -> None:
         """Return once the last call made got a usable answer."""

@@ -56,6 +56,10 @@ class QbittorrentClient(Protocol):
         """How many sessions qBittorrent has given: one more when it was restarted."""
         ...
 
+    async def wait_asked(self) -> None:
+        """Return once it has answered a call, or failed to."""
+        ...
+
     async def wait_reachable(self) -> None:
         """Return once a call has succeeded after the last one that did not.
 

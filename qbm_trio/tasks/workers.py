@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 INTERRUPT_S = 1.0
 """What recording an interrupted job may take of the drain."""
+FIRST_ANSWER_S = 2.0
+"""How long at the start jobs are held until qBittorrent has answered, or has not."""
 
 
 class Workers:
@@ -100,6 +102,9 @@ class Workers:
             async with trio.open_nursery() as nursery:
                 with self._taking:
                     task_status.started()
+                    # Jobs that find it not asked yet would wait, and come back in any order.
+                    with trio.move_on_after(FIRST_ANSWER_S):
+                        await self._client.wait_asked()
                     while True:
                         borrower = object()
                         await self._limiter.acquire_on_behalf_of(borrower)

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import PurePosixPath
 
 import trio
-from trio_util import AsyncBool
+from trio_util import AsyncValue
 
 from qbm_trio.core.client import Preferences
 from qbm_trio.core.errors import (
@@ -54,7 +54,7 @@ class FakeQbittorrent(FakeTorrents):
         self.may_list = True
         self.lists_asked = 0
         self.sessions = 1
-        self.reachable = AsyncBool(False)
+        self.reachable: AsyncValue[bool | None] = AsyncValue(None)
         self._contact = QbittorrentContact(reachable=False)
         self._told: dict[TorrentId, Torrent] = {}  #: by the last answer of `changes`
         self._number = 0  #: of that answer
@@ -73,6 +73,9 @@ class FakeQbittorrent(FakeTorrents):
     @property
     def requests(self) -> int:
         return len(self.calls)
+
+    async def wait_asked(self) -> None:
+        await self.reachable.wait_value(lambda usable: usable is not None)
 
     async def wait_reachable(self) -> None:
         await self.reachable.wait_value(True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
 
+from qbm_trio.core.errors import QbittorrentUnreachable
 from qbm_trio.core.model import Job, JobId, JobState, Notification, Outcome
 from qbm_trio.tasks.jobs import Jobs
 from qbm_trio.tasks.queue import JobQueue
@@ -15,7 +16,7 @@ from qbm_trio.tasks.running import Running
 from qbm_trio.tasks.waits import Waits
 from qbm_trio.tasks.workers import Workers
 from tests.fakes.inline_journal import InlineJournal
-from tests.fakes.qbittorrent import FakeQbittorrent
+from tests.fakes.qbittorrent import FakeQbittorrent, away
 
 Work = Callable[[Running], Awaitable[Outcome | None]]
 
@@ -93,11 +94,16 @@ def failing(*errors: Exception | None) -> Work:
 
 @asynccontextmanager
 async def a_world(
-    folder: Path, *, concurrency: int = 1, reachable: bool = True
+    folder: Path, *, concurrency: int = 1, reachable: bool | None = True
 ) -> AsyncIterator[World]:
+    """Run workers. ``reachable``: how qBittorrent's first call went; None: it was not made yet."""
     world = World(folder, concurrency=concurrency)
-    if reachable:
-        await world.client.version()
+    if reachable is not None:
+        world.client.down = None if reachable else away()
+        with suppress(QbittorrentUnreachable):
+            await world.client.version()
+        world.client.down = None
+        world.client.calls.clear()
     with trio.fail_after(10_000):  # virtual
         async with trio.open_nursery() as nursery:
             nursery.start_soon(world.waits.run)

@@ -20,6 +20,7 @@ from qbm_trio.core.errors import (
 )
 from qbm_trio.core.model import JobId, JobState, Outcome, WaitReason
 from qbm_trio.tasks.running import Running
+from qbm_trio.tasks.workers import FIRST_ANSWER_S
 from tests.fakes.qbittorrent import away
 from tests.rig.workers import a_world, failing
 
@@ -237,6 +238,33 @@ async def test_a_merged_job_just_ends(autojump_clock: MockClock, tmp_path: Path)
         await world.until(job_id, JobState.MERGED)
         await wait_all_tasks_blocked()
         assert (world.workers.running, world.discarded) == ({}, [])
+
+
+# -- qBittorrent asked for the first time ------------------------------------
+
+
+async def test_jobs_keep_their_order_when_qbittorrent_answers_a_moment_after_the_start(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were some put aside until then, others would come before them."""
+    async with a_world(tmp_path, reachable=None) as world:
+        ids = [await world.accept(n) for n in range(5)]
+        await trio.sleep(FIRST_ANSWER_S / 2)
+        await world.client.version()
+        world.waits.wake(WaitReason.QBITTORRENT)
+        for job_id in ids:
+            await world.until(job_id, JobState.DONE)
+        assert [job_id for job_id, _ in world.begun] == ids
+        assert "waiting" not in caplog.text
+
+
+async def test_jobs_are_not_held_for_long_by_a_qbittorrent_that_does_not_answer(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with a_world(tmp_path, reachable=None) as world:
+        waiting = await world.until(await world.accept(1), JobState.WAITING)
+        assert (waiting.wait_reason, waiting.error) == (WaitReason.QBITTORRENT, "not reached yet")
+        assert trio.current_time() == FIRST_ANSWER_S
 
 
 # -- qBittorrent away -------------------------------------------------------
