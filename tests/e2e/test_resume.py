@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def bytes_done(service: Service) -> int:
     """How far the only job is."""
     processes = service.http.get("/status").json()["processes"]
     return sum(process["bytes_done"] for process in processes)
+
+
+class Rests:
+    """Whether it has read next to nothing for a second."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._seen = (bytes_read(service), time.monotonic())
+
+    def __call__(self) -> bool:
+        now = (bytes_read(self._service), time.monotonic())
+        if now[0] - self._seen[0] > MIB:
+            self._seen = now
+        return now[1] - self._seen[1] >= 1
 
 
 @pytest.mark.parametrize(
@@ -77,6 +92,7 @@ def test_a_disk_that_takes_no_more_holds_the_copy_up_before_it_is_too_far_ahead(
         idle = bytes_read(service)
         job_id = service.notify(torrent.id).json()["queue_id"]
         service.wait_for(lambda: "stuck\n" in service.output(), "the copy waits for the disk")
+        service.wait_for(Rests(service), "it reads no further")
         first = kill(service) - idle
         assert first > 40 * MIB
         service.module = "qbm_trio"
