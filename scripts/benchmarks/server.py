@@ -10,12 +10,12 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -23,8 +23,11 @@ from qbm_trio.adapters import journal_jobs
 from qbm_trio.adapters.journal import FILE_NAME, Journal
 from qbm_trio.core.model import JobId, Notification
 from scripts.rig.service import ROOT, Service, clean_environment
+from scripts.rig.waiting import wait_for
 
 from .model import BenchFailed
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -60,16 +63,24 @@ class Server(Service):
             if answer is not None and answer["status"] in statuses:
                 return time.perf_counter()
             time.sleep(0.002)
-        words = self.output.read_text(errors="replace")[-2000:]
-        raise BenchFailed(f"the service does not say {' or '.join(statuses)}:\n{words}")
+        raise BenchFailed(f"the service does not say {' or '.join(statuses)}:\n{self._words()}")
+
+    def _wait_for(self, condition: Callable[[], T | None], what: str, limit_s: float) -> T:
+        try:
+            return wait_for(condition, what, limit_s, process=self.process, output=self._words)
+        except (TimeoutError, RuntimeError) as error:
+            raise BenchFailed(str(error)) from error
+
+    def _words(self) -> str:
+        return self.output.read_text(errors="replace")[-2000:]
 
     def wait_for_checks(self, limit_s: float = 60) -> None:
         """Until what it checks at its start is over: that asks qBittorrent, too."""
-        until = time.perf_counter() + limit_s
-        while b" checked: " not in self.output.read_bytes()[self._begin :]:
-            if time.perf_counter() > until:
-                raise BenchFailed(f"the service does not say what it has checked: {self.output}")
-            time.sleep(0.01)
+        self._wait_for(
+            lambda: b" checked: " in self.output.read_bytes()[self._begin :],
+            "the service says what it has checked",
+            limit_s,
+        )
 
     def copying(self) -> int:
         """How many copies run right now."""
@@ -77,22 +88,20 @@ class Server(Service):
 
     def wait_for_copies(self, count: int, limit_s: float = 30) -> None:
         """Wait until so many copies run. Raises `BenchFailed`."""
-        until = time.monotonic() + limit_s
-        while self.copying() < count:
-            if time.monotonic() > until:
-                jobs = self.get("/jobs?limit=10")["jobs"]
-                raise BenchFailed(f"{count} copies do not run; the jobs are {jobs}")
-            time.sleep(0.02)
+        self._wait_for(lambda: self.copying() >= count, f"{count} copies run", limit_s)
 
     def tier(self, ids: Iterable[str], limit_s: float = 120) -> None:
         """Notify torrents; return once all of them have copies. Raises `BenchFailed`."""
         jobs = [self.post("/notify/torrent-finished", {"hash": id})["queue_id"] for id in ids]
-        until = time.monotonic() + limit_s
         for job in jobs:
-            while (found := self.get(f"/jobs/{job}"))["state"] != "done":
-                if found["state"] == "failed" or time.monotonic() > until:
-                    raise BenchFailed(f"a torrent is not tiered: {found}")
-                time.sleep(0.02)
+
+            def ended(job: str = job) -> dict[str, Any] | None:
+                found: dict[str, Any] = self.get(f"/jobs/{job}")
+                return found if found["state"] in ("done", "failed") else None
+
+            found = self._wait_for(ended, f"job {job} has ended", limit_s)
+            if found["state"] == "failed":
+                raise BenchFailed(f"a torrent is not tiered: {found}")
 
     def idle(self) -> bool:
         """Whether no run of space management is under way, and no relocation open."""
@@ -110,14 +119,12 @@ class Server(Service):
 
     def end_of_run(self, run_id: str, *, relocated: int, limit_s: float = 300) -> dict[str, Any]:
         """The same for a run that was triggered before."""
-        until = time.monotonic() + limit_s
-        while True:
+
+        def ended() -> dict[str, Any] | None:
             last: dict[str, Any] | None = self.get("/status")["space"]["last_run"]
-            if last is not None and last["id"] == run_id and self.idle():
-                break
-            if time.monotonic() > until:
-                raise BenchFailed(f"the run {run_id} does not end; the last one is {last}")
-            time.sleep(0.02)
+            return last if last is not None and last["id"] == run_id and self.idle() else None
+
+        last = self._wait_for(ended, f"the run {run_id} has ended", limit_s)
         if last["relocated"] != relocated or last["problem"]:
             raise BenchFailed(f"{relocated} torrents should have been relocated: {last}")
         return last
