@@ -56,7 +56,7 @@ class Rests:
     ("version", "sizes", "piece_length", "kill_at_bytes"),
     [
         (Version.V1, 220 * MIB, 4 * MIB, 120 * MIB),
-        (Version.HYBRID, {f"{n:04}": 30_000 for n in range(3000)}, MIB, 70 * MIB),
+        (Version.HYBRID, {f"{n:04}": 30_000 for n in range(4000)}, MIB, 70 * MIB),
     ],
     ids=["a large file", "small files"],
 )
@@ -68,7 +68,7 @@ def test_after_a_kill_in_mid_copy_at_most_64_mib_are_read_again(
     kill_at_bytes: int,
 ) -> None:
     total_bytes = sizes if isinstance(sizes, int) else sum(sizes.values())
-    with stage(tmp_path, COPY_RATE_LIMIT_MB_S="80") as (service, library):
+    with stage(tmp_path, COPY_RATE_LIMIT_MB_S="40") as (service, library):
         torrent = library.make("Film", sizes, version=version, piece_length=piece_length)
         library.add()
         service.start()
