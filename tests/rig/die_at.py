@@ -15,6 +15,7 @@ from qbm_trio.__main__ import main
 from qbm_trio.adapters import ssd_deletion
 from qbm_trio.adapters.ssd_deletion import JudgedFile
 from qbm_trio.core.relocation import Relocation
+from qbm_trio.tasks import reconciler
 from qbm_trio.tasks.relocation_steps import Result, Steps
 
 STEP, WHEN = os.environ["QBM_DIE_AT"].split(":")
@@ -45,6 +46,8 @@ def delete_and_die(self: ssd_deletion._Files, item: JudgedFile) -> None:
 
 
 if __name__ == "__main__":
+    # Not twenty times as long without a list as one takes on a busy machine.
+    setattr(reconciler, "SHARE", 1)  # noqa: B010
     setattr(Steps, "take", take_and_die)  # noqa: B010
     if WHEN == "half":
         setattr(ssd_deletion._Files, "delete", delete_and_die)  # noqa: B010

@@ -59,8 +59,12 @@ SPED_UP = {
     "qbm_trio.tasks.relocation_watch.GONE_LOOK_S": 0.1,
     "qbm_trio.tasks.tiers.PROBE_INTERVAL_S": 0.1,
     "qbm_trio.tasks.prober.LONGEST_S": 0.2,
+    "qbm_trio.tasks.reconciler.SHARE": 1,
 }
-"""Waits that would only make the tests slow, with a qBittorrent that refreshes each 0.1 s."""
+"""Waits that would only make the tests slow, with a qBittorrent that refreshes each 0.1 s.
+
+``SHARE``: one list that takes a second on a busy machine has no other asked for in twenty.
+"""
 
 
 @dataclass(kw_only=True)
