@@ -100,6 +100,8 @@ class Observer:
             problems.insert(0, self._journal.restored)
         if self._journal.problem is not None:
             problems.insert(0, "the journal cannot be written; notifications are refused")
+        elif self._journal.hangs:
+            problems.insert(0, "the journal's disk does not answer; all but /health waits for it")
         return Health(status="degraded" if problems else "healthy", problems=tuple(problems))
 
     def _degraded_by(self) -> frozenset[Condition]:

@@ -1,4 +1,4 @@
-"""An HDD that hangs: all that does not need it goes on, and what needs it ends when it answers.
+"""A disk that hangs: all that does not need it goes on, and what needs it ends when it answers.
 
 A real qBittorrent, the real service, a real file system frozen by the kernel. Needs root.
 """
@@ -40,6 +40,7 @@ MEASUREMENTS = 5
 ANSWERED_WITHIN_S = 2.0  #: on a busy machine; the hanging disk is kept for longer
 BUSY_S = 5.0  #: what a busy machine may add to a time that the service promises
 NO_ANSWER = "does not answer"
+NOTIFY = "/notify/torrent-finished"
 
 
 @contextmanager
@@ -215,3 +216,27 @@ def test_on_sigterm_the_journal_is_closed_in_time_and_the_kernel_holds_the_proce
         del service.env["COPY_RATE_LIMIT_MB_S"]
         service.start()
         assert_all_done(service, library, job_id)
+
+
+def test_when_the_journals_disk_hangs_health_says_so_and_what_was_sent_is_kept(
+    qbt: Qbt, tmp_path: Path
+) -> None:
+    with shared_place(tmp_path / "place") as place:
+        state = Disk(place / "state", 48_000_000)
+        service = Service(place, qbt.url, module="tests.rig.hasty")
+        with service.http:
+            try:
+                library = Library(service, qbt)
+                torrent = library.one("Kept", 100_000)
+                service.start()
+                with frozen(state.at) as thaw:
+                    with pytest.raises(httpx.ReadTimeout):
+                        service.http.post(NOTIFY, json={"hash": torrent.id}, timeout=1)
+                    wait_degraded(service, SILENT_S + BUSY_S)
+                    assert "journal's disk" in service.http.get("/health").json()["problems"][0]
+                    thaw()
+                (job,) = service.http.get("/jobs").json()["jobs"]
+                assert_all_done(service, library, job["id"])
+                assert service.http.get("/health").json()["status"] == "healthy"
+            finally:
+                service.kill()

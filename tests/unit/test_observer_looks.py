@@ -145,8 +145,10 @@ async def test_a_journal_that_hangs_lets_no_scrape_succeed(
         await site.notify(1)
     site.journal.held = True
     await site.queued(in_haste=True)
+    assert "journal" not in str(site.observer.health().problems)
     site.journal._commit_began_s = -inf
     assert site.journal.hangs
+    assert "the journal's disk does not answer" in site.observer.health().problems[0]
     for in_haste in (True, False):
         with trio.move_on_after(60) as scope:
             await site.queued(in_haste=in_haste)
