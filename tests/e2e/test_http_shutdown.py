@@ -80,7 +80,7 @@ async def test_work_that_does_not_end_holds_shutdown_for_the_grace_only(fast_lan
     ):
         await wire.send(raw("POST", NOTIFY, body=notification(1)))
         await arrived(jobs, 1)
-        async with shut_down(site, within_s=QUICK.grace_s + 1):
+        async with shut_down(site, within_s=QUICK.grace_s + 5):
             assert await wire.ends()
 
 
@@ -98,7 +98,7 @@ async def test_a_client_that_never_reads_holds_shutdown_for_the_grace_only() -> 
     ):
         await wire.send(raw("GET", "/status") * 3)
         await trio.testing.wait_all_tasks_blocked(0.3)  # the pipe is full
-        async with shut_down(site, within_s=QUICK.grace_s + 1):
+        async with shut_down(site, within_s=QUICK.grace_s + 5):
             pass
 
 

@@ -58,7 +58,7 @@ async def test_a_running_copy_that_is_cancelled_stops_at_once_and_leaves_nothing
         took_s = time.monotonic() - began
 
         assert job.state is JobState.CANCELLED
-        assert took_s < 0.5
+        assert took_s < 5  # of 16
         assert service.contents() == {}
         assert tags(qbt, torrent.id) == set()
 
@@ -226,7 +226,7 @@ def test_delete_retry_and_conflict_over_http(qbt: Qbt, tmp_path: Path) -> None:
         service.wait_for(
             lambda: not (service.hdd / ".qbm-staging").exists(), "its partial data is gone"
         )
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 4  # of 8
         assert service.job(job_id)["state"] == "cancelled"
         assert not (service.hdd / "Long over HTTP").exists()
 
