@@ -179,9 +179,18 @@ def sha256(path: Path) -> str | None:
         return None
 
 
-def whole(known: Known, root: Path) -> set[str]:
-    """The names of the torrent's files that are below ``root`` as they were made."""
-    return {name for name, file in known.files.items() if sha256(root / name) == file.sha256}
+def whole(known: Known, root: Path, *, in_mid_relocation: bool = False) -> set[str]:
+    """The names of the torrent's files that are below ``root`` as they were made.
+
+    After a recheck that has failed qBittorrent may call them ``x.!qB``, until it has checked
+    them again, on the way back.
+    """
+    ends = ("", ".!qB") if in_mid_relocation else ("",)
+    return {
+        name
+        for name, file in known.files.items()
+        if any(sha256(root / f"{name}{end}") == file.sha256 for end in ends)
+    }
 
 
 def files_below(root: Path) -> Iterator[Path]:

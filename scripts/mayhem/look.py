@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from .judge import Copies, Look
+from .judge import CLOSED, Copies, Look
 from .known import sha256, whole
 from .sentinels import snapshot
 from .site import OURS, STAGING, Site
@@ -37,11 +37,14 @@ def look(site: Site, told: Mapping[str, Mapping[str, Any]]) -> Look:
     after = snapshot(site.outside)
     torrents = site.ledger.torrents()
     names = site.sentinels.keys() | after.keys()
+    relocating = {id for id, row in relocations.items() if row["step"] not in CLOSED}
     return Look(
         torrents=site.web.torrents(),
         copies={
             known.spec.number: Copies(
-                on_ssd=frozenset(whole(known, known.on_ssd)),
+                on_ssd=frozenset(
+                    whole(known, known.on_ssd, in_mid_relocation=known.id in relocating)
+                ),
                 on_hdd=frozenset(whole(known, known.on_hdd)),
             )
             for known in torrents

@@ -69,8 +69,11 @@ def test_only_files_as_they_were_made_are_whole(tmp_path: Path) -> None:
     assert whole(known, tmp_path) == {"T/a", "T/b"}
     (tmp_path / "T" / "a").write_bytes(b"T/A")
     assert whole(known, tmp_path) == {"T/b"}
-    (tmp_path / "T" / "b").unlink()
+    (tmp_path / "T" / "b").rename(tmp_path / "T" / "b.!qB")
     assert whole(known, tmp_path) == set()
+    assert whole(known, tmp_path, in_mid_relocation=True) == {"T/b"}
+    (tmp_path / "T" / "b.!qB").write_bytes(b"T/B")
+    assert whole(known, tmp_path, in_mid_relocation=True) == set()
 
 
 def test_a_removed_torrent_is_found_no_more_but_stays_known() -> None:

@@ -172,19 +172,25 @@ async def test_files_that_another_one_has_spoilt_on_the_hdd_are_noticed_before_t
     await on_both(scenario)
 
 
+async def hardlinked(w: World, name: str) -> tuple[str, str]:
+    """Two cross-seeds, tiered, whose files on the SSD are links to each other, in ``cross``."""
+    one = await w.tiered(name)
+    for file in FILES:
+        link = w.ssd.at / "cross" / name / file
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(w.ssd.at / "tv" / name / file, link)
+    other = await cross_seed(w, name, folder="cross")
+    await w.tier(other)
+    return one, other
+
+
 async def test_cross_seeds_that_are_hardlinked_on_the_ssd_are_hardlinked_on_the_hdd(
     on_both: OnBoth,
 ) -> None:
     async def scenario(w: World) -> None:
-        one = await w.tiered("Linked")
+        one, other = await hardlinked(w, "Linked")
         for file in FILES:
-            link = w.ssd.at / "cross/Linked" / file
-            link.parent.mkdir(parents=True, exist_ok=True)
-            os.link(w.ssd.at / "tv/Linked" / file, link)
-        other = await cross_seed(w, "Linked", folder="cross")
-        used_bytes = w.hdd.free_bytes
-        await w.tier(other)
-        assert used_bytes - w.hdd.free_bytes < 20_000  # folders
+            assert (w.hdd.at / "tv/Linked" / file).samefile(w.hdd.at / "cross/Linked" / file)
         figures = await w.run()
         assert (figures.relocated, figures.failed_groups) == (2, 0)
         assert FILES_BYTES <= figures.freed_bytes <= FILES_BYTES + 10_000
@@ -193,6 +199,29 @@ async def test_cross_seeds_that_are_hardlinked_on_the_ssd_are_hardlinked_on_the_
             assert w.on(w.ssd, id_, folder=folder) == set()
         for file in FILES:
             assert (w.hdd.at / "tv/Linked" / file).samefile(w.hdd.at / "cross/Linked" / file)
+
+    await on_both(scenario)
+
+
+@pytest.mark.parametrize("step", [Step.RETURNING, Step.RECHECKING])
+async def test_one_that_is_removed_with_its_files_on_the_way_back_leaves_the_other_whole(
+    on_both: OnBoth, step: Step
+) -> None:
+    """Where qBittorrent has marked the good file as unfinished, too."""
+
+    async def scenario(w: World) -> None:
+        w.qbt.api.app_set_preferences({"incomplete_files_ext": True})
+        one, other = await hardlinked(w, "Left")
+        corrupt(w.hdd.at / "tv/Left/a")
+
+        def remove() -> None:
+            w.qbt.api.torrents_delete(delete_files=True, torrent_hashes=other)
+
+        w.strikes.before(step, remove)
+        await w.run()
+        await w.strikes.come()
+        await w.at_step(one, Step.UNDONE)
+        await w.whole(one, at=w.ssd)
 
     await on_both(scenario)
 
