@@ -128,6 +128,7 @@ class Workers:
                     with trio.CancelScope() as scope:
                         await self._attempt(job_id, scope)
                     if scope.cancelled_caught:
+                        self._forget(job_id)  # here: it may be retried at once
                         log.info("stopped, for it was cancelled")
                         await self._drop_partial_data(job_id)
         finally:
@@ -310,6 +311,7 @@ class Workers:
 
     async def _fail(self, running: Running, code: str, message: str) -> None:
         job = running.job
+        self._forget(job.id)  # before: it may be retried at once
         await self._jobs.fail(job.id, code, message, attempts=job.attempts + 1)
         log.error("failed (%s): %s", code, message)
         await self._drop_partial_data(job.id)

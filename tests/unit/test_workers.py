@@ -18,7 +18,7 @@ from qbm_trio.core.errors import (
     QbittorrentError,
     SameStorage,
 )
-from qbm_trio.core.model import JobId, JobState, Outcome, WaitReason
+from qbm_trio.core.model import JobId, JobState, OnConflict, Outcome, WaitReason
 from qbm_trio.tasks.running import Running
 from qbm_trio.tasks.workers import FIRST_ANSWER_S
 from tests.fakes.qbittorrent import away
@@ -238,6 +238,24 @@ async def test_a_merged_job_just_ends(autojump_clock: MockClock, tmp_path: Path)
         await world.until(job_id, JobState.MERGED)
         await wait_all_tasks_blocked()
         assert (world.workers.running, world.discarded) == ({}, [])
+
+
+async def test_one_that_is_retried_as_soon_as_it_has_failed_says_again_that_it_begins(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_world(tmp_path) as world:
+        dropped = trio.Event()
+
+        async def drop(_: JobId) -> None:
+            await dropped.wait()
+
+        world.work, world.discard = failing(DestinationConflict("x")), drop
+        job_id = await world.accept(1)
+        await world.until(job_id, JobState.FAILED)
+        await world.jobs.retry(job_id, on_conflict=OnConflict.FAIL)
+        dropped.set()
+        await world.until(job_id, JobState.DONE)
+    assert [r.levelname for r in caplog.records if r.message == "resolving"] == ["INFO"] * 2
 
 
 # -- qBittorrent asked for the first time ------------------------------------
