@@ -240,8 +240,9 @@ async def test_a_merged_job_just_ends(autojump_clock: MockClock, tmp_path: Path)
         assert (world.workers.running, world.discarded) == ({}, [])
 
 
-async def test_one_that_is_retried_as_soon_as_it_has_failed_says_again_that_it_begins(
-    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("end", [JobState.FAILED, JobState.CANCELLED])
+async def test_one_that_is_retried_as_soon_as_it_has_ended_says_again_that_it_begins(
+    autojump_clock: MockClock, tmp_path: Path, caplog: pytest.LogCaptureFixture, end: JobState
 ) -> None:
     async with a_world(tmp_path) as world:
         dropped = trio.Event()
@@ -250,8 +251,14 @@ async def test_one_that_is_retried_as_soon_as_it_has_failed_says_again_that_it_b
             await dropped.wait()
 
         world.work, world.discard = failing(DestinationConflict("x")), drop
+        if end is JobState.CANCELLED:
+            world.work = world.endless
         job_id = await world.accept(1)
-        await world.until(job_id, JobState.FAILED)
+        if end is JobState.CANCELLED:
+            await wait_all_tasks_blocked()
+            await world.jobs.cancel(job_id)
+        await world.until(job_id, end)
+        world.work = world.quick
         await world.jobs.retry(job_id, on_conflict=OnConflict.FAIL)
         dropped.set()
         await world.until(job_id, JobState.DONE)
