@@ -93,13 +93,14 @@ class Server(Service):
     def tier(self, ids: Iterable[str], limit_s: float = 120) -> None:
         """Notify torrents; return once all of them have copies. Raises `BenchFailed`."""
         jobs = [self.post("/notify/torrent-finished", {"hash": id})["queue_id"] for id in ids]
+        until = time.monotonic() + limit_s
         for job in jobs:
 
             def ended(job: str = job) -> dict[str, Any] | None:
                 found: dict[str, Any] = self.get(f"/jobs/{job}")
                 return found if found["state"] in ("done", "failed") else None
 
-            found = self._wait_for(ended, f"job {job} has ended", limit_s)
+            found = self._wait_for(ended, f"job {job} has ended", until - time.monotonic())
             if found["state"] == "failed":
                 raise BenchFailed(f"a torrent is not tiered: {found}")
 
