@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 pytestmark = pytest.mark.qbittorrent
 
 GRACE_S = 1.0  #: what the rig sets
-AT_ONCE_S = 5.0  #: on a busy machine; the grace is much longer then
+AT_ONCE_S = 2.0  #: on a busy machine; the grace is much longer then
 SIGNALS = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 
 
